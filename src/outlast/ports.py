@@ -1,0 +1,239 @@
+"""The contracts between the engine and what it runs on.
+
+What a method promises is written here and nowhere else; `outlast.testing` turns
+it into tests that every store passes.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from outlast.domain.listing import ListQuery
+from outlast.domain.operation import Attempt, Claim, Lease, Operation, Progress, State
+from outlast.domain.status import Payload
+from outlast.domain.transitions import Outcome
+
+
+class TimerHandle(Protocol):
+    """A call that is due later."""
+
+    def cancel(self) -> None:
+        """Make sure that the call is not made (any more)."""
+
+
+class Clock(Protocol):
+    """Time. Tests own it by handing in another one."""
+
+    def now(self) -> datetime:
+        """Return the time of day, aware, in UTC. It may jump."""
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back, from an arbitrary start."""
+
+    def sleep(self, seconds: float) -> Awaitable[None]:
+        """Return after so many seconds, at once if there are none."""
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> TimerHandle:
+        """Have `callback` called on the event loop after so many seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A hint that an operation has changed, and how it stood after that."""
+
+    name: str
+    method: str
+    state: State
+    cancel_requested: bool = False
+    deleted: bool = False
+
+    @classmethod
+    def of(cls, operation: Operation) -> "Change":
+        """Return the hint for a record that has just been written."""
+        return cls(
+            operation.name,
+            operation.method,
+            operation.state,
+            operation.cancel_requested_time is not None,
+            operation.deleted,
+        )
+
+
+Changes = Sequence[Change] | None
+"""Hints, or None: something changed, anything may have, look at everything again."""
+
+
+class ChangeFeed(ABC):
+    """Hints about what changed. They may be lost, late or doubled; nothing may rest on them."""
+
+    @abstractmethod
+    def subscribe(self, listener: Callable[[Changes], None]) -> Callable[[], None]:
+        """Have `listener` called on the event loop after changes; return how to end that.
+
+        A change is visible to readers before the listener hears of it. The listener
+        must be quick and must not raise.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """What became of an insert."""
+
+    operation: Operation
+    created: bool
+    """False if an operation with the same request_id was there already; it is returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a worker was given."""
+
+    claims: Sequence[Claim]
+    next_ready_time: datetime | None
+    """When the next operation of the asked methods becomes ready, if nothing changes.
+
+    None if none is known; in the past if more are ready than were given.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What became of the leases of a worker."""
+
+    lost: frozenset[Lease] = frozenset()
+    """No longer the worker's: it must stop that work and write nothing more."""
+    cancel_requested: frozenset[Lease] = frozenset()
+    """Renewed, and the handler is to be cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """How much work one method has."""
+
+    method: str
+    ready: int = 0
+    delayed: int = 0
+    running: int = 0
+    dead_letters: int = 0
+    oldest_ready_age: timedelta | None = None
+
+
+class OperationStore(ABC):
+    """Keeps operations. One record is the operation and its queue entry.
+
+    Every method is atomic. Every write is durable, as far as the store says it is,
+    before the method returns, and visible to every later read in any process.
+    The store's clock decides what is due and what has expired. A method raises
+    StoreUnavailableError if the store cannot answer now; then a write may or may not
+    have happened, and making it again is safe. Records that were handed in or out
+    are never changed afterwards.
+    """
+
+    durability: str
+    """What survives what, in a few words for a person."""
+
+    @property
+    @abstractmethod
+    def changes(self) -> ChangeFeed:
+        """The feed of every change that this store's users make, and hints of others'."""
+
+    @property
+    @abstractmethod
+    def secret(self) -> bytes:
+        """32 random bytes, made with the store and the same for all who open it."""
+
+    @abstractmethod
+    async def insert(
+        self, operation: Operation, request: Payload, *, max_pending: int | None = None
+    ) -> Inserted:
+        """Keep a new PENDING operation.
+
+        If a visible operation has the same principal, parent, method and (not empty)
+        request_id, it is returned instead, also to callers that insert at the same
+        time; with another request_digest RequestIdReusedError is raised. Raises
+        ExclusiveConflictError if an operation with the same (not empty) exclusive_key
+        is not done, and QueueFullError if `max_pending` operations are PENDING. When
+        it raises, nothing is kept.
+        """
+
+    @abstractmethod
+    async def get(self, name: str) -> Operation:
+        """Return an operation; raise OperationNotFoundError if none is visible."""
+
+    @abstractmethod
+    async def get_many(self, names: Collection[str]) -> Mapping[str, Operation]:
+        """Return those of the named operations that are visible."""
+
+    @abstractmethod
+    async def list_page(self, query: ListQuery) -> Sequence[Operation]:
+        """Return at most `query.limit` visible operations, in the query's order.
+
+        Fewer are returned only if there are no more. An operation that is visible
+        throughout is met exactly once by following the cursors.
+        """
+
+    @abstractmethod
+    async def claim(
+        self, worker: str, slots: Mapping[str, int], limit: int, lease: timedelta
+    ) -> Claims:
+        """Give a worker operations that are ready, the longest ready first.
+
+        At most `limit` in all and `slots[method]` of each method; other methods are
+        never given. Ready are PENDING operations that are due and RUNNING ones whose
+        lease ran out. Each is given to one worker, under a lease with a new epoch and
+        of the given length. What `transitions.claim` ends instead is ended.
+        """
+
+    @abstractmethod
+    async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
+        """Let leases run for `duration` from now, and say which are lost or to be cancelled."""
+
+    @abstractmethod
+    async def record_progress(
+        self, lease: Lease, progress: Progress | None, metadata: Payload
+    ) -> Operation:
+        """Record how far the work is; raise LeaseLostError if it is another's."""
+
+    @abstractmethod
+    async def record_step(self, lease: Lease, key: str, result: Payload) -> None:
+        """Record the result of a step; raise LeaseLostError if the work is another's.
+
+        The first result that is recorded under a key stays.
+        """
+
+    @abstractmethod
+    async def steps(self, name: str) -> Mapping[str, Payload]:
+        """Return the recorded steps of an operation, also of one that is hidden."""
+
+    @abstractmethod
+    async def finish(self, lease: Lease, outcome: Outcome) -> Operation:
+        """End an attempt (`transitions.finish`); raise LeaseLostError if it is another's.
+
+        Returns the record as it is afterwards. A record that was deleted meanwhile
+        does not come back; when it is done it is forgotten.
+        """
+
+    @abstractmethod
+    async def request_cancel(self, name: str) -> Operation:
+        """Ask an operation to stop (`transitions.request_cancel`); raise OperationNotFoundError."""
+
+    @abstractmethod
+    async def delete(self, name: str) -> None:
+        """Hide an operation from readers; raise OperationNotFoundError if none is visible.
+
+        Work that waits or runs goes on. What is done is forgotten at once.
+        """
+
+    @abstractmethod
+    async def expire(self, limit: int) -> int:
+        """Forget at most `limit` expired operations with all they own; return how many."""
+
+    @abstractmethod
+    async def attempts(self, name: str) -> Sequence[Attempt]:
+        """Return the attempts of a visible operation, the oldest first; OperationNotFoundError."""
+
+    @abstractmethod
+    async def stats(self) -> Sequence[QueueStats]:
+        """Return how much work each method has, ordered by method."""
