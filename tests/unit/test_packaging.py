@@ -1,0 +1,184 @@
+"""What is in the distribution and in the repository, apart from the code."""
+
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from google.protobuf import descriptor_pb2
+
+ROOT = Path(__file__).parents[2]
+LOWEST_OF_A_RANGE = re.compile(r">=\s*([0-9.]+)")
+
+
+def distribution(requirement):
+    """Return the normalised name in a requirement."""
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+
+
+def requirements():
+    """Return every requirement of pyproject.toml."""
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = pyproject["project"]
+    lists = [
+        project["dependencies"],
+        *project["optional-dependencies"].values(),
+        *pyproject["dependency-groups"].values(),
+    ]
+    return [entry for each in lists for entry in each if isinstance(entry, str)]
+
+
+def constraints():
+    """Return the lines of constraints.txt that are not comments."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def drop_json_names(message):
+    """Remove what protoc adds to a descriptor set and leaves out of Python code."""
+    for field in (*message.field, *message.extension):
+        field.ClearField("json_name")
+    for nested in message.nested_type:
+        drop_json_names(nested)
+
+
+def project_files():
+    """Return the text files of the project, without what tools made."""
+    made = {".git", ".venv", "build", "dist", "generated", "generated.tmp", "htmlcov"}
+    found = []
+    for path in sorted(ROOT.rglob("*")):
+        parts = path.relative_to(ROOT).parts
+        if (
+            made.isdisjoint(parts[:1])
+            and not any(p.endswith(("cache", "cache__", ".hypothesis")) for p in parts)
+            and path.is_file()
+        ):
+            found.append(path)
+    return found
+
+
+@pytest.mark.parametrize(
+    "order", [["operations_pb2", "operations_pb2_grpc"], ["operations_pb2_grpc", "operations_pb2"]]
+)
+def test_both_modules_of_google_longrunning_import_in_one_process(order):
+    # A package that overwrites one of them (xds-protos does) breaks every server that needs both.
+    program = "; ".join(f"import google.longrunning.{module}" for module in order)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+
+
+def test_google_longrunning_has_all_five_methods():
+    operations_pb2 = importlib.import_module("google.longrunning.operations_pb2")
+    operations_pb2_grpc = importlib.import_module("google.longrunning.operations_pb2_grpc")
+    methods = {
+        method.name for method in operations_pb2.DESCRIPTOR.services_by_name["Operations"].methods
+    }
+    assert methods == {
+        "CancelOperation",
+        "DeleteOperation",
+        "GetOperation",
+        "ListOperations",
+        "WaitOperation",
+    }
+    assert all(hasattr(operations_pb2_grpc.OperationsServicer, method) for method in methods)
+
+
+def test_the_vendored_protos_are_those_of_the_installed_package(tmp_path):
+    third_party = ROOT / "protos" / "third_party"
+    names = sorted(str(path.relative_to(third_party)) for path in third_party.rglob("*.proto"))
+    out = tmp_path / "descriptors"
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "grpc_tools.protoc",
+            f"-I{third_party}",
+            f"--descriptor_set_out={out}",
+            *names,
+        ],
+        check=True,
+        timeout=30,
+    )
+    # Imported before anything is parsed, so that the options both sides carry are known ones.
+    modules = {
+        name: importlib.import_module(name.removesuffix(".proto").replace("/", ".") + "_pb2")
+        for name in names
+    }
+    assert "google/longrunning/operations.proto" in modules
+    for vendored in descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file:
+        for message in vendored.message_type:
+            drop_json_names(message)
+        for extension in vendored.extension:
+            extension.ClearField("json_name")
+        installed = modules[vendored.name].DESCRIPTOR.serialized_pb
+        assert vendored == descriptor_pb2.FileDescriptorProto.FromString(installed), vendored.name
+
+
+def test_constraints_are_exact_versions_and_nothing_else():
+    for line in constraints():
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._!+-]+", line), line
+
+
+def test_every_requirement_is_constrained():
+    constrained = {distribution(line) for line in constraints()}
+    assert {distribution(each) for each in requirements()} <= constrained
+
+
+def test_no_constraint_is_below_its_requirement():
+    versions = {distribution(line): line.partition("==")[2] for line in constraints()}
+    for each in requirements():
+        if lowest := LOWEST_OF_A_RANGE.search(each):
+            pinned = tuple(int(part) for part in re.findall(r"\d+", versions[distribution(each)]))
+            assert pinned >= tuple(int(part) for part in lowest[1].split(".")), each
+
+
+def test_no_file_names_a_registry_host():
+    # A checkout must install from whatever index its machine is configured with.
+    words = [
+        ("pypi", "org"),
+        ("pythonhosted", "org"),
+        ("npmjs", "org"),
+        ("proxy", "golang", "org"),
+        ("buf", "build"),
+    ]
+    hosts = re.compile(
+        "|".join(rf"\b{re.escape('.'.join(word))}\b" for word in words)
+        + "|--(extra-)?index-"
+        + "url"
+    )
+    named = []
+    for path in project_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # a picture
+        if found := hosts.search(text):
+            named.append(f"{path.relative_to(ROOT)}: {found[0]}")
+    assert named == []
+
+
+def test_the_wheel_has_all_packages_and_nothing_else(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    roots = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
+    assert roots == {"outlast", "outlast_imaging", "outlast_script", "outlastapi"}
+    assert {"outlast/py.typed", "outlastapi/py.typed"} <= names
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    sources = {
+        str(path.relative_to(ROOT / root))
+        for root in ("src", "generated")
+        for path in (ROOT / root).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {name for name in names if ".dist-info/" not in name} == sources
