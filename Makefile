@@ -17,11 +17,12 @@ PROTOS := $(shell find protos -path protos/third_party -prune -o -name '*.proto'
 # interpreter, it says nothing.
 STALE := $(shell [ -x $(PY) ] && [ "$$(cat $(STAMP) 2>/dev/null)" = "$$(pwd -P)" ] || echo FORCE)
 
-# What `protos-check` compares the protos with: the last release, before the first one
-# the main branch. A fresh clone or a detached checkout has no branch `main` of its own.
-PROTOS_BASE ?= $(shell git describe --tags --abbrev=0 --match 'v*' 2>/dev/null \
+# What `protos-check` compares the protos with: the last release, because that is what
+# callers were promised, and before the first one the main branch. A detached checkout
+# has no branch `main` of its own, and a shallow one may have neither.
+PROTOS_BASE ?= $(shell { git describe --tags --abbrev=0 --match 'v*' \
 	|| git rev-parse --verify --quiet --symbolic-full-name origin/main \
-	|| git rev-parse --verify --quiet --symbolic-full-name main)
+	|| git rev-parse --verify --quiet --symbolic-full-name main; } 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -129,4 +130,4 @@ bench: $(STAMP) ## Measure, and print the tables of the documentation
 .PHONY: clean
 clean: ## Remove caches and builds; .venv stays
 	rm -rf build dist generated.tmp htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find src generated tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
