@@ -35,10 +35,11 @@ help: ## Print this message
 install: $(STAMP) ## Create .venv with everything that the other targets need
 
 # pip first: older ones do not know --group. No build isolation, because an isolated
-# build fetches the build backend anew each time.
+# build fetches the build backend anew each time; some of the tests' tools have no wheel
+# and need setuptools.
 $(STAMP): pyproject.toml constraints.txt $(STALE)
 	[ -x $(PY) ] || $(PYTHON) -m venv --clear $(VENV)
-	$(PY) -m pip install --quiet -c constraints.txt pip hatchling
+	$(PY) -m pip install --quiet -c constraints.txt pip hatchling setuptools
 	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[imaging,uvloop]' --group dev
 	@pwd -P > $(STAMP)
 
@@ -85,7 +86,7 @@ lint: $(STAMP) ## Lint the Python code
 
 .PHONY: types
 types: $(STAMP) ## Check the types
-	$(PY) -m mypy src $(wildcard tests/typing)
+	$(PY) -m mypy src $(wildcard tests/typing/*.py)
 
 .PHONY: imports
 imports: $(STAMP) ## Check that the layers import in one direction
