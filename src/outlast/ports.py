@@ -110,14 +110,19 @@ class Renewal:
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """How much work one method has."""
+    """How much work one method has. Work that was hidden counts as long as it goes on."""
 
     method: str
     ready: int = 0
+    """What `claim` would take now: due, or with a lease that ran out."""
     delayed: int = 0
+    """PENDING, and not due yet."""
     running: int = 0
+    """RUNNING, under a lease."""
     dead_letters: int = 0
+    """Visible dead letters."""
     oldest_ready_age: timedelta | None = None
+    """How long the longest ready one has been ready; None if none is."""
 
 
 class OperationStore(ABC):
@@ -148,8 +153,9 @@ class OperationStore(ABC):
     async def insert(
         self, operation: Operation, request: Payload, *, max_pending: int | None = None
     ) -> Inserted:
-        """Keep a new PENDING operation.
+        """Keep a new PENDING operation, which is due at its `ready_time`.
 
+        The same operation inserted again, known by its name, is returned as it is now.
         If a visible operation has the same principal, parent, method and (not empty)
         request_id, it is returned instead, also to callers that insert at the same
         time; with another request_digest RequestIdReusedError is raised. Raises
@@ -183,7 +189,8 @@ class OperationStore(ABC):
         At most `limit` in all and `slots[method]` of each method; other methods are
         never given. Ready are PENDING operations that are due and RUNNING ones whose
         lease ran out. Each is given to one worker, under a lease with a new epoch and
-        of the given length. What `transitions.claim` ends instead is ended.
+        of the given length. What `transitions.claim` ends instead is ended, and counts
+        towards no limit.
         """
 
     @abstractmethod
@@ -236,4 +243,7 @@ class OperationStore(ABC):
 
     @abstractmethod
     async def stats(self) -> Sequence[QueueStats]:
-        """Return how much work each method has, ordered by method."""
+        """Return how much work each method has, ordered by method.
+
+        A method of which nothing is to be told may be left out.
+        """

@@ -38,7 +38,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The attempt failed; another one is due after a delay."""
+    """The attempt failed; another one is due after a delay, unless it was the last."""
 
     error: Status
     delay: timedelta
@@ -46,16 +46,26 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The worker stops and gives the operation back; the attempt does not count."""
+    """The worker stops and gives the operation back; the attempt does not count.
+
+    It leaves no trace in the history either: the next claim begins it anew.
+    """
 
 
 Outcome = Succeeded | Failed | Cancelled | Retry | Released
 
-DEADLINE_EXCEEDED = Status(Code.DEADLINE_EXCEEDED, "the operation did not end within its time limit")
+DEADLINE_EXCEEDED = Status(
+    Code.DEADLINE_EXCEEDED, "the operation did not end within its time limit"
+)
 WORKER_LOST = Status(Code.ABORTED, "the worker that ran this attempt was lost")
 ATTEMPTS_EXHAUSTED = Status(
     Code.ABORTED, "the worker was lost in the last attempt that the operation had"
 )
+
+
+def ready(operation: Operation, now: datetime) -> bool:
+    """Whether a worker may take the operation: it is due, or its lease ran out."""
+    return operation.ready_time is not None and operation.ready_time <= now
 
 
 def claim(operation: Operation, worker: str, now: datetime, lease: timedelta) -> Operation:
@@ -68,11 +78,17 @@ def claim(operation: Operation, worker: str, now: datetime, lease: timedelta) ->
     if operation.cancel_requested_time is not None:
         return _end(operation, State.CANCELLED, now, error=Cancelled().error)
     if operation.deadline is not None and operation.deadline <= now:
-        return _end(operation, State.FAILED, now, error=DEADLINE_EXCEEDED, last_error=DEADLINE_EXCEEDED)
+        return _end(
+            operation, State.FAILED, now, error=DEADLINE_EXCEEDED, last_error=DEADLINE_EXCEEDED
+        )
     if lost and operation.attempt >= operation.max_attempts:
         return _end(
-            operation, State.FAILED, now,
-            error=ATTEMPTS_EXHAUSTED, last_error=WORKER_LOST, dead_letter=True,
+            operation,
+            State.FAILED,
+            now,
+            error=ATTEMPTS_EXHAUSTED,
+            last_error=WORKER_LOST,
+            dead_letter=True,
         )
     moment = _not_before(operation, now)
     start_time = operation.start_time or moment
@@ -96,7 +112,7 @@ def claim(operation: Operation, worker: str, now: datetime, lease: timedelta) ->
 
 def renew(operation: Operation, lease: Lease, now: datetime, duration: timedelta) -> Operation:
     """Keep a lease for another while. Nothing that a reader sees changes."""
-    _require_owner(operation, lease)
+    require_owner(operation, lease)
     return operation.evolve(ready_time=now + duration)
 
 
@@ -104,7 +120,7 @@ def report(
     operation: Operation, lease: Lease, progress: Progress | None, metadata: Payload, now: datetime
 ) -> Operation:
     """Record how far the work is; without a progress the last one stays."""
-    _require_owner(operation, lease)
+    require_owner(operation, lease)
     return operation.evolve(
         revision=operation.revision + 1,
         update_time=_not_before(operation, now),
@@ -115,28 +131,35 @@ def report(
 
 def finish(operation: Operation, lease: Lease, outcome: Outcome, now: datetime) -> Operation:
     """End the attempt, and the operation unless the outcome is another try."""
-    _require_owner(operation, lease)
+    require_owner(operation, lease)
     match outcome:
         case Succeeded(response):
             return _end(operation, State.SUCCEEDED, now, response=response)
         case Failed(error, dead_letter):
             return _end(
-                operation, State.FAILED, now,
-                error=error, last_error=error, dead_letter=dead_letter,
+                operation,
+                State.FAILED,
+                now,
+                error=error,
+                last_error=error,
+                dead_letter=dead_letter,
             )
         case Cancelled(error):
             return _end(operation, State.CANCELLED, now, error=error)
         case Retry() | Released() if operation.cancel_requested_time is not None:
             return _end(operation, State.CANCELLED, now, error=Cancelled().error)
+        case Retry(error) if operation.attempt >= operation.max_attempts:
+            return _end(
+                operation, State.FAILED, now, error=error, last_error=error, dead_letter=True
+            )
         case Retry(error, delay):
             due_time = now + delay
             if operation.deadline is not None and operation.deadline <= due_time:
                 return _end(operation, State.FAILED, now, error=DEADLINE_EXCEEDED, last_error=error)
-            return _wait(operation, now, due_time, attempt=operation.attempt, last_error=error)
+            return _wait(operation, now, due_time, last_error=error)
         case Released():
             return _wait(
-                operation, now, now,
-                attempt=operation.attempt - 1, last_error=operation.last_error,
+                operation, now, now, attempt=operation.attempt - 1, attempt_start_time=None
             )
         case unreachable:
             assert_never(unreachable)
@@ -177,8 +200,7 @@ def ended_attempt(before: Operation, after: Operation) -> Attempt | None:
     """
     if before.state is not State.RUNNING or before.attempt_start_time is None:
         return None
-    lost = after.lease_epoch > before.lease_epoch or after.last_error is WORKER_LOST
-    if lost:
+    if after.lease_epoch > before.lease_epoch or after.error is ATTEMPTS_EXHAUSTED:
         outcome, error = AttemptOutcome.LOST, WORKER_LOST
     elif after.state is State.PENDING and after.attempt == before.attempt:
         outcome, error = AttemptOutcome.FAILED, after.last_error or WORKER_LOST
@@ -212,7 +234,8 @@ def current_attempt(operation: Operation) -> Attempt | None:
     )
 
 
-def _require_owner(operation: Operation, lease: Lease) -> None:
+def require_owner(operation: Operation, lease: Lease) -> None:
+    """Raise LeaseLostError unless the lease is the one that the operation is held by."""
     if operation.state is not State.RUNNING or operation.lease_epoch != lease.epoch:
         raise LeaseLostError(lease.name, lease.epoch)
 
@@ -221,16 +244,13 @@ def _not_before(operation: Operation, now: datetime) -> datetime:
     return max(now, operation.update_time)
 
 
-def _wait(
-    operation: Operation, now: datetime, due_time: datetime, *, attempt: int, last_error: Status | None
-) -> Operation:
+def _wait(operation: Operation, now: datetime, due_time: datetime, **changes: object) -> Operation:
     return operation.evolve(
         state=State.PENDING,
         revision=operation.revision + 1,
-        attempt=attempt,
         ready_time=due_time,
         update_time=_not_before(operation, now),
-        last_error=last_error,
+        **changes,
     )
 
 
