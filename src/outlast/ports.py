@@ -189,8 +189,8 @@ class OperationStore(ABC):
         At most `limit` in all and `slots[method]` of each method; other methods are
         never given. Ready are PENDING operations that are due and RUNNING ones whose
         lease ran out. Each is given to one worker, under a lease with a new epoch and
-        of the given length. What `transitions.claim` ends instead is ended, and counts
-        towards no limit.
+        of the given length. What `transitions.claim` ends instead is ended, and may
+        count towards these limits.
         """
 
     @abstractmethod
