@@ -1,0 +1,3 @@
+"""Operations in the memory of one process."""
+
+from outlast.stores.memory.store import MemoryStore as MemoryStore

@@ -1,0 +1,185 @@
+"""The records of a `MemoryStore`, and the indexes that keep it from scanning them."""
+
+import heapq
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from outlast.domain import transitions
+from outlast.domain.listing import Cursor
+from outlast.domain.operation import Operation, State
+
+_Moment = tuple[datetime, str]
+"""When something is due for the operation of a name."""
+
+
+class _Descending(str):
+    """A string that sorts the other way round."""
+
+    __slots__ = ()
+
+    def __lt__(self, other: str) -> bool:
+        return str.__gt__(self, other)
+
+
+@dataclass(slots=True)
+class _Queue:
+    """What one method has to do, and what it failed to do."""
+
+    moments: list[_Moment] = field(default_factory=list)
+    """A heap of ready times. Those that a record no longer has are dropped when met."""
+    unfinished: set[str] = field(default_factory=set)
+    dead_letters: set[str] = field(default_factory=set)
+
+
+class Records:
+    """Every record by name, by request_id, by exclusive key, by age and by what is due next."""
+
+    def __init__(self) -> None:
+        self.pending = 0
+        """How many are PENDING."""
+        self._by_name: dict[str, Operation] = {}
+        self._by_request: dict[tuple[str, str, str, str], str] = {}
+        self._holders: dict[str, str] = {}
+        self._by_age: defaultdict[tuple[str, str | None], list[tuple[datetime, _Descending]]] = (
+            defaultdict(list)
+        )
+        self._queues: defaultdict[str, _Queue] = defaultdict(_Queue)
+        self._expiries: list[_Moment] = []
+
+    def get(self, name: str) -> Operation | None:
+        """Return a record, hidden or not."""
+        return self._by_name.get(name)
+
+    def with_request_id_of(self, operation: Operation) -> Operation | None:
+        """Return the record that was inserted last with the request_id of another one."""
+        return self._by_name.get(self._by_request.get(_request_key(operation), ""))
+
+    def holder(self, exclusive_key: str) -> str | None:
+        """Return the name of the operation that keeps others from starting."""
+        return self._holders.get(exclusive_key)
+
+    def newest_first(
+        self, parent: str, principal: str | None, after: Cursor | None
+    ) -> Iterator[Operation]:
+        """Yield what is not deleted, in the order in which it is listed, from a cursor on."""
+        places = self._by_age.get((parent, principal), [])
+        end = len(places)
+        if after is not None:
+            end = bisect_left(places, (after.create_time, _Descending(after.name)))
+        for index in range(end - 1, -1, -1):
+            yield self._by_name[places[index][1]]
+
+    def longest_ready(self, methods: Iterable[str], now: datetime) -> Operation | None:
+        """Return what has been ready the longest, None if nothing is."""
+        first = self._first(methods)
+        if first is None:
+            return None
+        operation = self._by_name[first[1]]
+        return operation if transitions.ready(operation, now) else None
+
+    def next_ready_time(self, methods: Iterable[str]) -> datetime | None:
+        """Return when the first operation of some methods becomes ready, or became."""
+        first = self._first(methods)
+        return None if first is None else first[0]
+
+    def first_to_expire(self) -> Operation | None:
+        """Return the operation that expires first, None if none will."""
+        while self._expiries:
+            operation = self._by_name.get(self._expiries[0][1])
+            if operation is not None:
+                return operation
+            heapq.heappop(self._expiries)
+        return None
+
+    def methods(self) -> list[str]:
+        """Return every method that an operation was of, ordered."""
+        return sorted(self._queues)
+
+    def unfinished(self, method: str) -> list[Operation]:
+        """Return what is not done, hidden or not."""
+        return [self._by_name[name] for name in self._queues[method].unfinished]
+
+    def dead_letters(self, method: str) -> list[Operation]:
+        """Return the dead letters, expired or not."""
+        return [self._by_name[name] for name in self._queues[method].dead_letters]
+
+    def put(self, operation: Operation) -> None:
+        """Add a record, or replace the one of the same name."""
+        before = self._by_name.get(operation.name)
+        self._by_name[operation.name] = operation
+        if before is None:
+            self._show(operation)
+        elif operation.deleted and not before.deleted:
+            self._hide(before)
+        queue = self._queues[operation.method]
+        if operation.ready_time is not None and (
+            before is None or operation.ready_time != before.ready_time
+        ):
+            heapq.heappush(queue.moments, (operation.ready_time, operation.name))
+        self.pending += _pending(operation) - _pending(before)
+        if operation.done:
+            self._release(operation)
+            if operation.expire_time is not None:
+                heapq.heappush(self._expiries, (operation.expire_time, operation.name))
+            if operation.dead_letter:
+                queue.dead_letters.add(operation.name)
+        else:
+            queue.unfinished.add(operation.name)
+            if operation.exclusive_key:
+                self._holders[operation.exclusive_key] = operation.name
+
+    def remove(self, name: str) -> None:
+        """Forget a record."""
+        operation = self._by_name.pop(name)
+        if not operation.deleted:
+            self._hide(operation)
+        self._release(operation)
+        self._queues[operation.method].dead_letters.discard(name)
+        self.pending -= _pending(operation)
+
+    def _show(self, operation: Operation) -> None:
+        if operation.request_id:
+            self._by_request[_request_key(operation)] = operation.name
+        place = (operation.create_time, _Descending(operation.name))
+        for principal in (None, operation.principal):
+            insort(self._by_age[operation.parent, principal], place)
+
+    def _hide(self, operation: Operation) -> None:
+        key = _request_key(operation)
+        if self._by_request.get(key) == operation.name:
+            del self._by_request[key]
+        place = (operation.create_time, _Descending(operation.name))
+        for principal in (None, operation.principal):
+            places = self._by_age[operation.parent, principal]
+            del places[bisect_left(places, place)]
+            if not places:
+                del self._by_age[operation.parent, principal]
+
+    def _release(self, operation: Operation) -> None:
+        self._queues[operation.method].unfinished.discard(operation.name)
+        if self._holders.get(operation.exclusive_key) == operation.name:
+            del self._holders[operation.exclusive_key]
+
+    def _first(self, methods: Iterable[str]) -> _Moment | None:
+        firsts = (self._first_of(self._queues[it]) for it in methods if it in self._queues)
+        return min((first for first in firsts if first is not None), default=None)
+
+    def _first_of(self, queue: _Queue) -> _Moment | None:
+        while queue.moments:
+            moment, name = queue.moments[0]
+            operation = self._by_name.get(name)
+            if operation is not None and operation.ready_time == moment:
+                return moment, name
+            heapq.heappop(queue.moments)
+        return None
+
+
+def _request_key(operation: Operation) -> tuple[str, str, str, str]:
+    return operation.principal, operation.parent, operation.method, operation.request_id
+
+
+def _pending(operation: Operation | None) -> bool:
+    return operation is not None and operation.state is State.PENDING

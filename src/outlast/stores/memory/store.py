@@ -1,0 +1,238 @@
+"""The store itself."""
+
+import secrets
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Self
+
+from outlast.domain import transitions
+from outlast.domain.errors import (
+    ExclusiveConflictError,
+    LeaseLostError,
+    OperationNotFoundError,
+    QueueFullError,
+    RequestIdReusedError,
+)
+from outlast.domain.listing import ListQuery
+from outlast.domain.operation import Attempt, Claim, Lease, Operation, Progress, State
+from outlast.domain.status import Payload
+from outlast.domain.transitions import Outcome
+from outlast.ports import (
+    Change,
+    ChangeFeed,
+    Claims,
+    Clock,
+    Inserted,
+    OperationStore,
+    QueueStats,
+    Renewal,
+)
+from outlast.stores.memory.feed import LocalFeed
+from outlast.stores.memory.records import Records
+
+
+class MemoryStore(OperationStore):
+    """Keeps operations in the memory of one process.
+
+    Its methods do not await in the middle, which makes them atomic on the event loop
+    that calls them.
+    """
+
+    durability = "none: lost when the process ends"
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._secret = secrets.token_bytes(32)
+        self._changes = LocalFeed()
+        self._records = Records()
+        self._requests: dict[str, Payload] = {}
+        self._steps: dict[str, dict[str, Payload]] = {}
+        self._past_attempts: dict[str, list[Attempt]] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, *, clock: Clock) -> AsyncIterator[Self]:
+        """Yield an empty store."""
+        yield cls(clock)
+
+    @property
+    def changes(self) -> ChangeFeed:
+        return self._changes
+
+    @property
+    def secret(self) -> bytes:
+        return self._secret
+
+    async def insert(
+        self, operation: Operation, request: Payload, *, max_pending: int | None = None
+    ) -> Inserted:
+        existing = self._records.get(operation.name) or self._same_request(operation)
+        if existing is not None:
+            return Inserted(existing, created=False)
+        holder = self._records.holder(operation.exclusive_key)
+        if holder is not None:
+            raise ExclusiveConflictError(operation.exclusive_key, holder)
+        if max_pending is not None and self._records.pending >= max_pending:
+            raise QueueFullError(max_pending)
+        self._requests[operation.name] = request
+        self._records.put(operation)
+        self._changes.publish([Change.of(operation)])
+        return Inserted(operation, created=True)
+
+    def _same_request(self, operation: Operation) -> Operation | None:
+        existing = self._records.with_request_id_of(operation)
+        if existing is None or not transitions.visible(existing, self._clock.now()):
+            return None
+        if existing.request_digest != operation.request_digest:
+            raise RequestIdReusedError(operation.request_id)
+        return existing
+
+    async def get(self, name: str) -> Operation:
+        return self._visible(name)
+
+    async def get_many(self, names: Collection[str]) -> Mapping[str, Operation]:
+        now = self._clock.now()
+        found = ((name, self._records.get(name)) for name in names)
+        return {name: it for name, it in found if it is not None and transitions.visible(it, now)}
+
+    async def list_page(self, query: ListQuery) -> Sequence[Operation]:
+        now = self._clock.now()
+        page: list[Operation] = []
+        for operation in self._records.newest_first(query.parent, query.principal, query.after):
+            if len(page) >= query.limit:
+                break
+            if transitions.visible(operation, now) and query.conditions.accept(operation):
+                page.append(operation)
+        return page
+
+    async def claim(
+        self, worker: str, slots: Mapping[str, int], limit: int, lease: timedelta
+    ) -> Claims:
+        now = self._clock.now()
+        free = {method: count for method, count in slots.items() if count > 0}
+        claims: list[Claim] = []
+        changes: list[Change] = []
+        while len(claims) < limit:
+            operation = self._records.longest_ready(free, now)
+            if operation is None:
+                break
+            after = transitions.claim(operation, worker, now, lease)
+            changes.append(self._replace(operation, after))
+            if not after.done:
+                claims.append(Claim(after, self._requests[after.name]))
+                free[after.method] -= 1
+        self._changes.publish(changes)
+        return Claims(claims, self._records.next_ready_time(slots))
+
+    async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
+        now = self._clock.now()
+        lost: set[Lease] = set()
+        cancel_requested: set[Lease] = set()
+        for lease in leases:
+            try:
+                operation = transitions.renew(self._leased(lease), lease, now, duration)
+            except LeaseLostError:
+                lost.add(lease)
+                continue
+            self._records.put(operation)
+            if operation.cancel_requested_time is not None:
+                cancel_requested.add(lease)
+        return Renewal(frozenset(lost), frozenset(cancel_requested))
+
+    async def record_progress(
+        self, lease: Lease, progress: Progress | None, metadata: Payload
+    ) -> Operation:
+        operation = self._leased(lease)
+        after = transitions.report(operation, lease, progress, metadata, self._clock.now())
+        return self._write(operation, after)
+
+    async def record_step(self, lease: Lease, key: str, result: Payload) -> None:
+        transitions.require_owner(self._leased(lease), lease)
+        self._steps.setdefault(lease.name, {}).setdefault(key, result)
+
+    async def steps(self, name: str) -> Mapping[str, Payload]:
+        return dict(self._steps.get(name, {}))
+
+    async def finish(self, lease: Lease, outcome: Outcome) -> Operation:
+        operation = self._leased(lease)
+        after = transitions.finish(operation, lease, outcome, self._clock.now())
+        return self._write(operation, after)
+
+    async def request_cancel(self, name: str) -> Operation:
+        operation = self._visible(name)
+        after = transitions.request_cancel(operation, self._clock.now())
+        return operation if after is operation else self._write(operation, after)
+
+    async def delete(self, name: str) -> None:
+        operation = self._visible(name)
+        self._write(operation, transitions.delete(operation))
+
+    async def expire(self, limit: int) -> int:
+        now = self._clock.now()
+        count = 0
+        while count < limit:
+            operation = self._records.first_to_expire()
+            if operation is None or not transitions.expired(operation, now):
+                break
+            self._forget(operation.name)
+            count += 1
+        return count
+
+    async def attempts(self, name: str) -> Sequence[Attempt]:
+        operation = self._visible(name)
+        attempts = list(self._past_attempts.get(name, ()))
+        current = transitions.current_attempt(operation)
+        if current is not None and all(it.number != current.number for it in attempts):
+            attempts.append(current)
+        return attempts
+
+    async def stats(self) -> Sequence[QueueStats]:
+        now = self._clock.now()
+        return [self._count(method, now) for method in self._records.methods()]
+
+    def _visible(self, name: str) -> Operation:
+        operation = self._records.get(name)
+        if operation is None or not transitions.visible(operation, self._clock.now()):
+            raise OperationNotFoundError(name)
+        return operation
+
+    def _leased(self, lease: Lease) -> Operation:
+        operation = self._records.get(lease.name)
+        if operation is None:
+            raise LeaseLostError(lease.name, lease.epoch)
+        return operation
+
+    def _count(self, method: str, now: datetime) -> QueueStats:
+        unfinished = self._records.unfinished(method)
+        ready = [time for it in unfinished if (time := it.ready_time) is not None and time <= now]
+        waiting = [it.state for it in unfinished if not transitions.ready(it, now)]
+        dead_letters = self._records.dead_letters(method)
+        return QueueStats(
+            method,
+            ready=len(ready),
+            delayed=waiting.count(State.PENDING),
+            running=waiting.count(State.RUNNING),
+            dead_letters=sum(transitions.visible(it, now) for it in dead_letters),
+            oldest_ready_age=now - min(ready) if ready else None,
+        )
+
+    def _write(self, before: Operation, after: Operation) -> Operation:
+        self._changes.publish([self._replace(before, after)])
+        return after
+
+    def _replace(self, before: Operation, after: Operation) -> Change:
+        ended = transitions.ended_attempt(before, after)
+        if ended is not None:
+            self._past_attempts.setdefault(after.name, []).append(ended)
+        if after.deleted and after.done:
+            self._forget(after.name)
+        else:
+            self._records.put(after)
+        return Change.of(after)
+
+    def _forget(self, name: str) -> None:
+        self._records.remove(name)
+        del self._requests[name]
+        self._steps.pop(name, None)
+        self._past_attempts.pop(name, None)
