@@ -48,6 +48,8 @@ class Change:
     state: State
     cancel_requested: bool = False
     deleted: bool = False
+    record: Operation | None = None
+    """The committed record, if the feed has it at hand."""
 
     @classmethod
     def of(cls, operation: Operation) -> "Change":
@@ -58,6 +60,7 @@ class Change:
             operation.state,
             operation.cancel_requested_time is not None,
             operation.deleted,
+            operation,
         )
 
 

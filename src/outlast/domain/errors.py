@@ -100,7 +100,9 @@ class QueueFullError(ResourceExhaustedError):
     reason = "QUEUE_FULL"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} operations are waiting already; try again later", limit=str(limit))
+        super().__init__(
+            f"{limit} operations are waiting already; try again later", limit=str(limit)
+        )
 
 
 class TooManyWaitersError(ResourceExhaustedError):

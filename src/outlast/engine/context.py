@@ -1,0 +1,91 @@
+"""What running work can do: report, record steps, leave the event loop."""
+
+import asyncio
+import contextvars
+import functools
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TypeVar
+
+from outlast.domain.errors import DuplicateStepError, PayloadTooLargeError
+from outlast.domain.operation import Claim, Operation, Progress
+from outlast.domain.status import Payload
+from outlast.engine import processes
+from outlast.engine.patience import absorb
+from outlast.engine.settings import EngineSettings
+from outlast.ports import Clock, OperationStore
+
+T = TypeVar("T")
+
+
+class ExecutionContext:
+    """One attempt's hold on its operation. Every write carries the attempt's lease."""
+
+    def __init__(
+        self, claim: Claim, store: OperationStore, clock: Clock, settings: EngineSettings
+    ) -> None:
+        self.operation: Operation = claim.operation
+        self.cancel_requested = False
+        self._lease = claim.lease
+        self._store = store
+        self._clock = clock
+        self._settings = settings
+        self._steps: dict[str, Payload] | None = None
+        self._used_keys: set[str] = set()
+
+    async def report(self, progress: Progress | None, metadata: Payload) -> None:
+        """Record progress and the service's own metadata, durably.
+
+        Raises LeaseLostError when the operation is no longer this worker's, and
+        PayloadTooLargeError.
+        """
+        limit = self._settings.max_metadata_bytes
+        if len(metadata.value) > limit:
+            raise PayloadTooLargeError("metadata", len(metadata.value), limit)
+        await self._patiently(lambda: self._store.record_progress(self._lease, progress, metadata))
+
+    async def recorded_step(self, key: str) -> Payload | None:
+        """Begin a step; return its result if an earlier attempt recorded one.
+
+        Raises DuplicateStepError if this attempt has used the key already.
+        """
+        if key in self._used_keys:
+            raise DuplicateStepError(self.operation.name, key)
+        self._used_keys.add(key)
+        if self._steps is None:
+            self._steps = await self._earlier_steps()
+        return self._steps.get(key)
+
+    async def record_step(self, key: str, result: Payload) -> None:
+        """Record the result of a step, durably. Raises as `report` does."""
+        limit = self._settings.max_step_bytes
+        if len(result.value) > limit:
+            raise PayloadTooLargeError(f"the result of step {key!r}", len(result.value), limit)
+        await self._patiently(lambda: self._store.record_step(self._lease, key, result))
+
+    def estimate_end(self, completed: int, total: int) -> datetime | None:
+        """Return when the work will end at the pace of this attempt so far."""
+        began = self.operation.attempt_start_time
+        if began is None or not 0 < completed < total:
+            return None
+        now = self._clock.now()
+        return now + (now - began) * ((total - completed) / completed)
+
+    async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
+        """Run a function in a thread. It cannot be stopped; its result is dropped on cancel."""
+        call = functools.partial(contextvars.copy_context().run, function, *args)
+        return await asyncio.get_running_loop().run_in_executor(None, call)
+
+    async def run_in_process(self, function: Callable[..., T], *args: object) -> T:
+        """Run a function in a process, which is killed when this attempt is cancelled."""
+        return await processes.run(function, *args)
+
+    async def _earlier_steps(self) -> dict[str, Payload]:
+        """Read what earlier attempts recorded; a first attempt has none."""
+        operation = self.operation
+        if operation.lease_epoch == 1 and not operation.retried_from:
+            return {}
+        return dict(await self._patiently(lambda: self._store.steps(operation.name)))
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        return await absorb(self._clock, call, self._settings.lease.total_seconds())

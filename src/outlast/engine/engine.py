@@ -1,0 +1,87 @@
+"""The engine put together: one for a process and a store."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Self
+
+from outlast.engine.executor import Executor
+from outlast.engine.manager import OperationManager
+from outlast.engine.methods import Method
+from outlast.engine.retention import sweep_forever
+from outlast.engine.settings import EngineSettings
+from outlast.engine.waiters import WaiterHub
+from outlast.ports import Clock, OperationStore
+
+_log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Use cases, waiters, an executor and retention over one store.
+
+    Open it with `Engine.open`. Methods may be registered until `start`.
+    """
+
+    def __init__(self, store: OperationStore, clock: Clock, settings: EngineSettings) -> None:
+        self.store = store
+        self.clock = clock
+        self.settings = settings
+        self._methods: dict[str, Method] = {}
+        self._hub = WaiterHub(
+            store,
+            clock,
+            max_waiters=settings.max_waiters,
+            poll_seconds=settings.waiter_poll_interval.total_seconds(),
+        )
+        self.manager = OperationManager(store, clock, self._hub, settings)
+        self.executor = Executor(store, clock, self._methods, settings)
+        self._sweeper: asyncio.Task[None] | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, store: OperationStore, clock: Clock, settings: EngineSettings
+    ) -> AsyncIterator[Self]:
+        """Yield an engine that has not started to work; stop it in the end."""
+        engine = cls(store, clock, settings)
+        try:
+            yield engine
+        finally:
+            await engine.stop()
+
+    @property
+    def methods(self) -> Mapping[str, Method]:
+        """The registered methods by name."""
+        return self._methods
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for operations."""
+        return self._hub.count
+
+    def register(self, method: Method) -> None:
+        """Make a method known, so that its operations can be started and run here."""
+        self._methods[method.name] = method
+
+    def start(self, *, execute: bool = True) -> None:
+        """Begin to run operations (unless told not to) and to forget expired ones."""
+        if execute:
+            self.executor.start()
+        interval = self.settings.expire_interval.total_seconds()
+        self._sweeper = asyncio.create_task(
+            sweep_forever(self.store, self.clock, interval), name="outlast-retention"
+        )
+
+    def release_waiters(self) -> None:
+        """Answer every waiting call with the latest state; new ones do not wait."""
+        self._hub.release()
+
+    async def stop(self) -> None:
+        """Give back what is running and end. Idempotent."""
+        await self.executor.stop()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.wait([self._sweeper])
+            self._sweeper = None
+        await self._hub.close()

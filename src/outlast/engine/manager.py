@@ -1,0 +1,188 @@
+"""What can be done with operations: the use cases behind the RPCs."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+from uuid import uuid4
+
+from outlast.domain.errors import PayloadTooLargeError
+from outlast.domain.listing import Cursor, ListQuery
+from outlast.domain.names import operation_name
+from outlast.domain.operation import Attempt, Operation
+from outlast.domain.status import Payload
+from outlast.engine.methods import Method
+from outlast.engine.patience import absorb
+from outlast.engine.settings import EngineSettings
+from outlast.engine.waiters import WaiterHub
+from outlast.ports import Clock, OperationStore, QueueStats
+
+T = TypeVar("T")
+
+_SCAN_CHUNK = 64
+"""Records read at once while listing: with the largest responses they are some 100 MiB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRequest:
+    """What is to be started."""
+
+    method: Method
+    request: Payload
+    digest: bytes
+    """Tells requests apart that come under the same request_id."""
+    parent: str = ""
+    principal: str = ""
+    request_id: str = ""
+    target: str = ""
+    exclusive_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of operations, and where the next one begins if there may be one."""
+
+    operations: Sequence[Operation]
+    next: Cursor | None
+
+
+class OperationManager:
+    """Starts, reads, lists, cancels, deletes and waits.
+
+    `patience` is how many seconds a call may wait for a store that cannot answer;
+    None for the setting. Then StoreUnavailableError is raised.
+    """
+
+    def __init__(
+        self, store: OperationStore, clock: Clock, hub: WaiterHub, settings: EngineSettings
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._hub = hub
+        self._settings = settings
+
+    async def start(self, start: StartRequest, patience: float | None = None) -> Operation:
+        """Accept an operation: it is durable when this returns.
+
+        With the request_id of an earlier start, returns that operation as it is now.
+        Raises PayloadTooLargeError, RequestIdReusedError, ExclusiveConflictError and
+        QueueFullError; then nothing was accepted.
+        """
+        limit = self._settings.max_request_bytes
+        if len(start.request.value) > limit:
+            raise PayloadTooLargeError("the request", len(start.request.value), limit)
+        operation = self._new_operation(start)
+        inserted = await self._patiently(
+            lambda: self._store.insert(
+                operation, start.request, max_pending=self._settings.max_pending
+            ),
+            patience,
+        )
+        return inserted.operation
+
+    async def get(self, name: str, patience: float | None = None) -> Operation:
+        """Return an operation. Raises OperationNotFoundError."""
+        return await self._patiently(lambda: self._store.get(name), patience)
+
+    async def wait(
+        self, name: str, seconds: float | None, patience: float | None = None
+    ) -> Operation:
+        """Return an operation when it is done, or as it is after so many seconds.
+
+        The setting `max_wait` bounds it; None asks for just that. Raises
+        OperationNotFoundError and TooManyWaitersError.
+        """
+        longest = self._settings.max_wait.total_seconds()
+        bounded = longest if seconds is None else min(seconds, longest)
+        return await self._patiently(lambda: self._hub.wait(name, bounded), patience)
+
+    async def cancel(self, name: str, patience: float | None = None) -> None:
+        """Ask an operation to stop; one that is done stays as it is."""
+        await self._patiently(lambda: self._store.request_cancel(name), patience)
+
+    async def delete(self, name: str, patience: float | None = None) -> None:
+        """Forget an operation; its work, if any is left, goes on."""
+        await self._patiently(lambda: self._store.delete(name), patience)
+
+    async def attempts(self, name: str, patience: float | None = None) -> Sequence[Attempt]:
+        """Return the attempts of an operation, the oldest first."""
+        return await self._patiently(lambda: self._store.attempts(name), patience)
+
+    async def stats(self, patience: float | None = None) -> Sequence[QueueStats]:
+        """Return how much work each method has."""
+        return await self._patiently(self._store.stats, patience)
+
+    async def list_page(
+        self,
+        query: ListQuery,
+        matches: Callable[[Operation], bool] | None = None,
+        patience: float | None = None,
+    ) -> Page:
+        """Return up to `query.limit` operations that match, in the query's order.
+
+        A page is shorter if it would exceed `max_page_bytes`, or if `max_scanned`
+        records were looked at; then it says where to go on.
+        """
+        found: list[Operation] = []
+        size = scanned = 0
+        cursor = query.after
+        while scanned < self._settings.max_scanned:
+            chunk = await self._read_chunk(query, cursor, patience)
+            for operation in chunk:
+                scanned += 1
+                if matches is None or matches(operation):
+                    size += approximate_size(operation)
+                    full = len(found) == query.limit or size > self._settings.max_page_bytes
+                    if found and full:
+                        return Page(found, Cursor.at(found[-1]))
+                    found.append(operation)
+                cursor = Cursor.at(operation)
+            if len(chunk) < _SCAN_CHUNK:
+                return Page(found, None)
+        return Page(found, cursor)
+
+    async def _read_chunk(
+        self, query: ListQuery, after: Cursor | None, patience: float | None
+    ) -> Sequence[Operation]:
+        part = replace(query, limit=_SCAN_CHUNK, after=after)
+        return await self._patiently(lambda: self._store.list_page(part), patience)
+
+    def _new_operation(self, start: StartRequest) -> Operation:
+        now = self._clock.now()
+        method = start.method
+        return Operation(
+            name=operation_name(start.parent, str(uuid4())),
+            parent=start.parent,
+            method=method.name,
+            create_time=now,
+            update_time=now,
+            ready_time=now,
+            principal=start.principal,
+            request_id=start.request_id,
+            request_digest=start.digest,
+            target=start.target,
+            exclusive_key=start.exclusive_key,
+            max_attempts=method.retry.max_attempts,
+            timeout=method.timeout,
+            retention=method.retention,
+            metadata=Payload(method.metadata_type),
+        )
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]], patience: float | None) -> T:
+        if patience is None:
+            patience = self._settings.store_patience.total_seconds()
+        return await absorb(self._clock, call, patience)
+
+
+_FRAME_BYTES = 1024
+"""About what an operation takes on the wire besides its payloads."""
+
+
+def approximate_size(operation: Operation) -> int:
+    """Return about how many bytes an operation takes on the wire, rather too many."""
+    size = _FRAME_BYTES + 2 * len(operation.name) + len(operation.metadata.value)
+    if operation.response is not None:
+        size += len(operation.response.value)
+    for status in (operation.error, operation.last_error):
+        if status is not None:
+            size += 4 * len(status.message) + sum(len(detail.value) for detail in status.details)
+    return size

@@ -1,0 +1,26 @@
+"""What the engine knows of a method: how to run it, and by which rules."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from outlast.domain.status import Payload
+from outlast.engine.context import ExecutionContext
+from outlast.engine.retry import RetryPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A long-running method."""
+
+    name: str
+    """`package.Service/Method`."""
+    run: Callable[[Payload, ExecutionContext], Awaitable[Payload]]
+    """Do the work for a request, under a context; return the response."""
+    metadata_type: str
+    """The type URL of the metadata message."""
+    retry: RetryPolicy = RetryPolicy()
+    timeout: timedelta | None = None
+    retention: timedelta = timedelta(days=30)
+    concurrency: int | None = None
+    """How many of its operations this process runs at the same time; None for no own limit."""

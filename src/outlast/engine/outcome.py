@@ -1,0 +1,43 @@
+"""What becomes of an operation after an attempt."""
+
+from datetime import timedelta
+
+from outlast.domain.errors import OutlastError
+from outlast.domain.operation import Operation
+from outlast.domain.status import Code, Status
+from outlast.domain.transitions import Failed, Outcome, Retry
+from outlast.engine.retry import RetryPolicy
+
+UNEXPECTED = Status(Code.INTERNAL, "the operation failed unexpectedly")
+"""All that a client learns of an exception that the handler did not mean to raise."""
+
+
+class AttemptFailedError(OutlastError):
+    """A handler says that its attempt failed, and how."""
+
+    reason = "ATTEMPT_FAILED"
+
+    def __init__(self, status: Status, retry_delay: timedelta | None = None) -> None:
+        super().__init__(status.message)
+        self.status = status
+        self.retry_delay = retry_delay
+
+
+def failure(
+    operation: Operation, policy: RetryPolicy, error: BaseException, chance: float
+) -> Outcome:
+    """Decide between another attempt and the end.
+
+    `chance`, from 0 to 1, is the jitter. A failure that would have been retried had
+    there been an attempt left is a dead letter.
+    """
+    if isinstance(error, AttemptFailedError):
+        status, delay = error.status, error.retry_delay
+        retryable = delay is not None or status.code in policy.codes
+    else:
+        status, delay, retryable = UNEXPECTED, None, True
+    if not retryable:
+        return Failed(status)
+    if operation.attempt >= operation.max_attempts:
+        return Failed(status, dead_letter=True)
+    return Retry(status, policy.delay(operation.attempt, chance) if delay is None else delay)

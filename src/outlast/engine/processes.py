@@ -1,0 +1,43 @@
+"""Work in other processes, for what would hold up the event loop."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from anyio import BrokenWorkerProcess, to_process
+
+from outlast.domain.errors import OutlastError
+
+T = TypeVar("T")
+
+_PR_SET_PDEATHSIG = 1
+
+
+class WorkerProcessError(OutlastError):
+    """The process that ran a function died, by a crash in it or for lack of memory."""
+
+    reason = "PROCESS_DIED"
+
+
+async def run(function: Callable[..., T], *args: object) -> T:
+    """Run a function of a module in another process and return its result.
+
+    Function, arguments and result must pickle. The process is kept for later calls.
+    Cancelling the caller kills it, also inside an extension that never looks up.
+    """
+    try:
+        return await to_process.run_sync(_call, os.getpid(), function, *args, cancellable=True)
+    except BrokenWorkerProcess as error:
+        raise WorkerProcessError("the process that did the work died") from error
+
+
+def _call(parent: int, function: Callable[..., T], *args: object) -> T:
+    """Run in the worker process; it must not survive a server that was killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return function(*args)

@@ -1,0 +1,48 @@
+"""When and how often a failed attempt is made again."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from outlast.domain.errors import ConfigurationError
+from outlast.domain.status import Code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """Exponential backoff with jitter.
+
+    The default follows AIP-194: of the failures that a handler reports, only
+    UNAVAILABLE is retried. An exception that a handler did not mean to raise, and
+    a worker that was lost, are retried under every policy, as far as its attempts go.
+    """
+
+    max_attempts: int = 5
+    """How many attempts there are in all. 1 means no retry."""
+    initial_backoff: timedelta = timedelta(seconds=1)
+    """How long to wait after the first attempt."""
+    multiplier: float = 2.0
+    """By what the wait grows with each attempt."""
+    max_backoff: timedelta = timedelta(minutes=1)
+    """What it does not grow beyond."""
+    jitter: float = 0.2
+    """By what share, up or down, a wait is moved at random."""
+    codes: frozenset[Code] = frozenset({Code.UNAVAILABLE})
+    """The codes of reported failures that are worth another attempt."""
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise ConfigurationError(f"max_attempts must be at least 1, not {self.max_attempts}")
+        if self.multiplier < 1:
+            raise ConfigurationError(f"multiplier must be at least 1, not {self.multiplier}")
+        if not 0 <= self.jitter < 1:
+            raise ConfigurationError(f"jitter must be from 0 to 1, not {self.jitter}")
+        if self.initial_backoff <= timedelta() or self.max_backoff < self.initial_backoff:
+            raise ConfigurationError("initial_backoff must be above 0 and not above max_backoff")
+
+    def delay(self, attempt: int, chance: float) -> timedelta:
+        """Return how long to wait after an attempt (from 1); `chance` is from 0 to 1."""
+        growth = self.multiplier ** min(attempt - 1, 64)
+        seconds = min(
+            self.initial_backoff.total_seconds() * growth, self.max_backoff.total_seconds()
+        )
+        return timedelta(seconds=seconds * (1 + self.jitter * (2 * chance - 1)))

@@ -1,0 +1,51 @@
+"""Every limit and interval of the engine, by name."""
+
+from dataclasses import dataclass, fields
+from datetime import timedelta
+
+from outlast.domain.errors import ConfigurationError
+
+_KIB = 1024
+_MIB = 1024 * _KIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """How much the engine does at once, how long it waits, and what it refuses."""
+
+    concurrency: int = 64
+    """How many operations this process runs at the same time."""
+    lease: timedelta = timedelta(seconds=30)
+    """How long a worker that has gone silent keeps an operation."""
+    poll_interval: timedelta = timedelta(seconds=1)
+    """How often the store is asked for work of which no hint came."""
+    cancel_grace: timedelta = timedelta(seconds=10)
+    """How long a handler that must stop may take for it before it is abandoned."""
+    max_wait: timedelta = timedelta(seconds=60)
+    """The longest that one WaitOperation call lasts."""
+    waiter_poll_interval: timedelta = timedelta(seconds=10)
+    """How often waited-for operations are looked up in case a hint was lost."""
+    store_patience: timedelta = timedelta(seconds=10)
+    """How long a call without a deadline waits for a store that cannot answer."""
+    expire_interval: timedelta = timedelta(seconds=60)
+    """How often expired operations are swept out."""
+    max_pending: int = 10_000
+    """How many operations may wait for a worker; over it, starts are refused."""
+    max_waiters: int = 100_000
+    """How many calls may wait for operations; over it, they are refused."""
+    max_request_bytes: int = 4 * _MIB
+    max_response_bytes: int = 2 * _MIB
+    max_metadata_bytes: int = 64 * _KIB
+    max_step_bytes: int = 256 * _KIB
+    max_error_bytes: int = 64 * _KIB
+    max_page_bytes: int = 3 * _MIB
+    """A list page ends before it is larger than this."""
+    max_scanned: int = 10_000
+    """How many records one list call looks at; a short page with a token follows."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            zero = timedelta() if isinstance(value, timedelta) else 0
+            if value <= zero:
+                raise ConfigurationError(f"{field.name} must be more than {zero}, not {value}")

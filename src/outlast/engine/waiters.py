@@ -1,0 +1,162 @@
+"""Waiting for operations: one hub a process, at a cost per change and not per waiter."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from outlast.domain.errors import OperationNotFoundError, StoreUnavailableError, TooManyWaitersError
+from outlast.domain.operation import Operation
+from outlast.ports import Change, Changes, Clock, OperationStore
+
+_log = logging.getLogger(__name__)
+
+_Waiter = asyncio.Future[Operation | None]
+"""Resolved with the finished operation, or with None: return what there is now."""
+
+
+class WaiterHub:
+    """Wakes those who wait for an operation to become done.
+
+    Hints from the store wake them; because hints may be lost, what is waited for
+    is also looked up now and then.
+    """
+
+    def __init__(
+        self,
+        store: OperationStore,
+        clock: Clock,
+        *,
+        max_waiters: int,
+        poll_seconds: float,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._max_waiters = max_waiters
+        self._poll_seconds = poll_seconds
+        self._waiters: dict[str, set[_Waiter]] = {}
+        self._count = 0
+        self._released = False
+        self._to_read: set[str] = set()
+        self._work = asyncio.Event()
+        self._unsubscribe = store.changes.subscribe(self._on_changes)
+        self._tasks = [
+            asyncio.create_task(self._read_changed(), name="outlast-waiters-reader"),
+            asyncio.create_task(self._poll(), name="outlast-waiters-poll"),
+        ]
+
+    @property
+    def count(self) -> int:
+        """How many calls are waiting."""
+        return self._count
+
+    async def wait(self, name: str, seconds: float) -> Operation:
+        """Return an operation when it is done, or as it is after so many seconds.
+
+        Raises OperationNotFoundError, at once or when it is deleted meanwhile, and
+        TooManyWaitersError.
+        """
+        if seconds <= 0 or self._released:
+            return await self._store.get(name)
+        if self._count >= self._max_waiters:
+            raise TooManyWaitersError(self._max_waiters)
+        waiter: _Waiter = asyncio.get_running_loop().create_future()
+        # Subscribe first, then read: a change in between is not missed.
+        self._add(name, waiter)
+        try:
+            operation = await self._store.get(name)
+            if operation.done:
+                return operation
+            timer = self._clock.call_later(seconds, lambda: _resolve(waiter, None))
+            try:
+                finished = await waiter
+            finally:
+                timer.cancel()
+        finally:
+            self._remove(name, waiter)
+        return finished if finished is not None else await self._store.get(name)
+
+    def release(self) -> None:
+        """Answer every waiter with the latest state, and from now on wait for nothing."""
+        self._released = True
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                _resolve(waiter, None)
+
+    async def close(self) -> None:
+        """Release everybody and stop."""
+        self.release()
+        self._unsubscribe()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+
+    def _add(self, name: str, waiter: _Waiter) -> None:
+        self._waiters.setdefault(name, set()).add(waiter)
+        self._count += 1
+
+    def _remove(self, name: str, waiter: _Waiter) -> None:
+        waiters = self._waiters[name]
+        waiters.discard(waiter)
+        self._count -= 1
+        if not waiters:
+            del self._waiters[name]
+
+    def _on_changes(self, changes: Changes) -> None:
+        if changes is None:
+            self._read_soon(self._waiters)
+            return
+        for change in changes:
+            if change.name in self._waiters and (change.state.done or change.deleted):
+                self._on_end(change)
+
+    def _on_end(self, change: Change) -> None:
+        if change.deleted:
+            self._settle(change.name, None)
+        elif change.record is not None:
+            self._settle(change.name, change.record)
+        else:
+            self._read_soon([change.name])
+
+    def _settle(self, name: str, operation: Operation | None) -> None:
+        """Answer those who wait for an operation: it is done, or gone."""
+        for waiter in self._waiters.get(name, ()):
+            if operation is not None:
+                _resolve(waiter, operation)
+            elif not waiter.done():
+                waiter.set_exception(OperationNotFoundError(name))
+
+    def _read_soon(self, names: Iterable[str]) -> None:
+        self._to_read.update(names)
+        self._work.set()
+
+    async def _read_changed(self) -> None:
+        """Read what may be done, once for all who wait for it."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            names, self._to_read = self._to_read, set()
+            names.intersection_update(self._waiters)
+            if not names:
+                continue
+            try:
+                found = await self._store.get_many(names)
+            except StoreUnavailableError as error:
+                _log.warning("waiters could not be served, trying again: %s", error)
+                await self._clock.sleep(1.0)
+                self._read_soon(names)
+                continue
+            for name in names:
+                operation = found.get(name)
+                if operation is None or operation.done:
+                    self._settle(name, operation)
+
+    async def _poll(self) -> None:
+        while True:
+            await self._clock.sleep(self._poll_seconds)
+            if self._waiters:
+                self._read_soon(self._waiters)
+
+
+def _resolve(waiter: _Waiter, operation: Operation | None) -> None:
+    if not waiter.done():
+        waiter.set_result(operation)

@@ -1,0 +1,1 @@
+"""Operation stores. Each keeps the contract of `outlast.ports`; none knows another."""

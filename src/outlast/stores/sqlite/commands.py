@@ -1,0 +1,277 @@
+"""The writes of the SQLite store."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import ClassVar, Self
+
+from outlast.domain import transitions
+from outlast.domain.errors import (
+    ExclusiveConflictError,
+    LeaseLostError,
+    OperationNotFoundError,
+    QueueFullError,
+    RequestIdReusedError,
+)
+from outlast.domain.operation import Claim, Lease, Operation, State
+from outlast.domain.status import Payload
+from outlast.ports import Change, Claims, Inserted, Renewal
+from outlast.stores.sqlite import statements
+from outlast.stores.sqlite.rows import (
+    changing_values,
+    fixed_values,
+    from_micros,
+    operation_from_row,
+    to_micros,
+)
+from outlast.stores.sqlite.transaction import Command, Stored, Transaction
+
+
+@dataclass(eq=False, slots=True)
+class Insert(Command[Inserted]):
+    """Keep a new operation."""
+
+    order: ClassVar[int] = 0
+    operation: Operation
+    request: Payload
+    max_pending: int | None
+
+    @classmethod
+    def prepare(cls, transaction: Transaction, commands: Sequence[Self]) -> None:
+        """Insert those that nothing speaks against in few statements."""
+        limits = [c.max_pending for c in commands if c.max_pending is not None]
+        if not limits or _pending(transaction, min(limits)) + len(commands) <= min(limits):
+            _insert(transaction, commands)
+
+    def run(self, transaction: Transaction) -> Inserted:
+        stored = transaction.find(self.operation.name)
+        if stored is not None and stored.operation is self.operation:
+            return Inserted(self.operation, created=True)
+        if (existing := self._same_request(transaction)) is not None:
+            if existing.request_digest != self.operation.request_digest:
+                raise RequestIdReusedError(self.operation.request_id)
+            return Inserted(existing, created=False)
+        limit = self.max_pending
+        if limit is not None and _pending(transaction, limit) >= limit:
+            raise QueueFullError(limit)
+        _insert(transaction, [self])
+        if transaction.find(self.operation.name) is None:
+            key = self.operation.exclusive_key
+            (holder,) = transaction.connection.execute(
+                statements.EXCLUSIVE_HOLDER, [key]
+            ).fetchone()
+            raise ExclusiveConflictError(key, holder)
+        return Inserted(self.operation, created=True)
+
+    def _same_request(self, transaction: Transaction) -> Operation | None:
+        """Return the operation that has the request_id; forget it if it has expired."""
+        new = self.operation
+        if not new.request_id:
+            return None
+        row = transaction.connection.execute(
+            statements.BY_REQUEST, [new.request_id, new.method, new.parent, new.principal]
+        ).fetchone()
+        if row is None:
+            return None
+        existing = operation_from_row(row[1:])
+        if transitions.expired(existing, transaction.now):
+            transaction.connection.execute(statements.FORGET, [row[0]])
+            return None
+        return existing
+
+
+def _pending(transaction: Transaction, limit: int) -> int:
+    (count,) = transaction.connection.execute(statements.COUNT_PENDING, [limit]).fetchone()
+    return int(count)
+
+
+def _insert(transaction: Transaction, commands: Sequence[Insert]) -> None:
+    """Insert what the unique indexes let in, and take it into the transaction."""
+    connection = transaction.connection
+    new = {command.operation.name: command for command in commands}
+    kept: list[tuple[int, str]] = []
+    for batch in statements.batches(list(new.values())):
+        rows = [(*fixed_values(c.operation), *changing_values(c.operation)) for c in batch]
+        sql = statements.insert_operations(len(batch))
+        kept.extend(connection.execute(sql, statements.flat(rows)).fetchall())
+    requests = [
+        (row_id, new[name].request.type_url, new[name].request.value) for row_id, name in kept
+    ]
+    for requests_batch in statements.batches(requests):
+        sql = statements.insert_requests(len(requests_batch))
+        connection.execute(sql, statements.flat(requests_batch))
+    for row_id, name in kept:
+        operation = new[name].operation
+        transaction.add(Stored(row_id, operation))
+        transaction.changes.append(Change.of(operation))
+
+
+@dataclass(eq=False, slots=True)
+class Update(Command[Operation]):
+    """Change one record by a pure function of the record and the time."""
+
+    order: ClassVar[int] = 1
+    name: str
+    change: Callable[[Operation, datetime], Operation]
+    lease: Lease | None = None
+    """A worker's write works on hidden records too; it is refused if there is none."""
+
+    @classmethod
+    def prepare(cls, transaction: Transaction, commands: Sequence[Self]) -> None:
+        transaction.load([command.name for command in commands])
+
+    def run(self, transaction: Transaction) -> Operation:
+        stored = self.find(transaction)
+        transaction.replace(stored, self.change(stored.operation, transaction.now))
+        return stored.operation
+
+    def find(self, transaction: Transaction) -> Stored:
+        """Return the record, or say that there is none for this caller."""
+        stored = transaction.find(self.name)
+        if self.lease is not None:
+            if stored is None:
+                raise LeaseLostError(self.name, self.lease.epoch)
+            return stored
+        if stored is None or not transitions.visible(stored.operation, transaction.now):
+            raise OperationNotFoundError(self.name)
+        return stored
+
+
+@dataclass(eq=False, slots=True)
+class RecordStep(Command[None]):
+    """Keep the result of a step."""
+
+    order: ClassVar[int] = 1
+    lease: Lease
+    key: str
+    result: Payload
+
+    @classmethod
+    def prepare(cls, transaction: Transaction, commands: Sequence[Self]) -> None:
+        transaction.load([command.lease.name for command in commands])
+
+    def run(self, transaction: Transaction) -> None:
+        stored = transaction.find(self.lease.name)
+        if stored is None:
+            raise LeaseLostError(self.lease.name, self.lease.epoch)
+        transitions.require_owner(stored.operation, self.lease)
+        transaction.connection.execute(
+            statements.RECORD_STEP, [stored.id, self.key, self.result.type_url, self.result.value]
+        )
+
+
+@dataclass(eq=False, slots=True)
+class Renew(Command[Renewal]):
+    """Extend the leases of a worker."""
+
+    order: ClassVar[int] = 2
+    leases: Collection[Lease]
+    duration: timedelta
+
+    def run(self, transaction: Transaction) -> Renewal:
+        transaction.flush()
+        until = to_micros(transaction.now + self.duration)
+        kept: set[Lease] = set()
+        cancelled: set[Lease] = set()
+        for batch in statements.batches([(lease.name, lease.epoch) for lease in self.leases]):
+            sql = statements.renew_leases(len(batch))
+            rows = transaction.connection.execute(sql, [until, *statements.flat(batch)])
+            for name, epoch, cancel_requested in rows.fetchall():
+                lease = Lease(name, epoch)
+                kept.add(lease)
+                if cancel_requested:
+                    cancelled.add(lease)
+        return Renewal(frozenset(self.leases) - kept, frozenset(cancelled))
+
+
+@dataclass(eq=False, slots=True)
+class TakeReady(Command[Claims]):
+    """Give ready operations to a worker."""
+
+    order: ClassVar[int] = 3
+    worker: str
+    slots: Mapping[str, int]
+    limit: int
+    lease: timedelta
+
+    def run(self, transaction: Transaction) -> Claims:
+        transaction.flush()
+        free = {method: count for method, count in self.slots.items() if count > 0}
+        if not free or self.limit <= 0:
+            return Claims([], None)
+        ready = self._ready(transaction, free)
+        taken = ready[: self.limit]
+        claims = self._take(transaction, [row_id for row_id, _, _ in taken])
+        transaction.flush()
+        if len(ready) > self.limit:
+            return Claims(claims, from_micros(ready[self.limit][1]))
+        for _, _, method in taken:
+            free[method] -= 1
+        return Claims(
+            claims, self._next(transaction, [m for m, count in free.items() if count > 0])
+        )
+
+    def _ready(
+        self, transaction: Transaction, free: Mapping[str, int]
+    ) -> Sequence[tuple[int, int, str]]:
+        now = to_micros(transaction.now)
+        parameters = [
+            value
+            for method, count in free.items()
+            for value in (method, now, min(count, self.limit + 1))
+        ]
+        sql = statements.select_ready(len(free))
+        return transaction.connection.execute(sql, [*parameters, self.limit + 1]).fetchall()
+
+    def _take(self, transaction: Transaction, ids: Sequence[int]) -> list[Claim]:
+        requests: dict[int, tuple[Stored, Payload]] = {}
+        for batch in statements.batches(ids):
+            sql = statements.select_claimed(len(batch))
+            for row in transaction.connection.execute(sql, batch).fetchall():
+                stored = Stored(row[0], operation_from_row(row[3:]))
+                transaction.add(stored)
+                requests[stored.id] = stored, Payload(row[1], row[2])
+        claims: list[Claim] = []
+        for row_id in ids:
+            stored, request = requests[row_id]
+            after = transitions.claim(stored.operation, self.worker, transaction.now, self.lease)
+            transaction.replace(stored, after)
+            if after.state is State.RUNNING:
+                claims.append(Claim(after, request))
+        return claims
+
+    def _next(self, transaction: Transaction, methods: Sequence[str]) -> datetime | None:
+        if not methods:
+            return None
+        now = to_micros(transaction.now)
+        parameters = [value for method in methods for value in (method, now)]
+        sql = statements.next_ready(len(methods))
+        (moment,) = transaction.connection.execute(sql, parameters).fetchone()
+        return from_micros(moment)
+
+
+@dataclass(eq=False, slots=True)
+class Expire(Command[int]):
+    """Forget expired operations."""
+
+    order: ClassVar[int] = 4
+    limit: int
+
+    def run(self, transaction: Transaction) -> int:
+        transaction.flush()
+        now = to_micros(transaction.now)
+        return transaction.connection.execute(statements.FORGET_EXPIRED, [now, self.limit]).rowcount
+
+
+@dataclass(eq=False, slots=True)
+class WrittenByOthers(Command[bool]):
+    """Tell whether another process has written since the last time this was asked."""
+
+    order: ClassVar[int] = 5
+    memory: list[int]
+
+    def run(self, transaction: Transaction) -> bool:
+        (version,) = transaction.connection.execute("PRAGMA data_version").fetchone()
+        changed = bool(self.memory) and self.memory[0] != version
+        self.memory[:] = [version]
+        return changed

@@ -1,0 +1,188 @@
+"""Statements over many rows at once.
+
+A statement hands the interpreter over to other threads and takes it back, which
+on a busy loop costs more than the statement: so rows are written by the dozen.
+The numbers of rows are powers of two, so that few statements need preparing.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import chain
+from typing import Any, TypeVar
+
+from outlast.stores.sqlite.rows import CHANGING_COLUMNS, COLUMNS, FIXED_COLUMNS, Row
+
+T = TypeVar("T")
+
+MAX_ROWS = 64
+
+SELECT_COLUMNS = ", ".join(f"o.{column}" for column in COLUMNS)
+INSERT_COLUMNS = (*FIXED_COLUMNS, *CHANGING_COLUMNS)
+
+COUNT_PENDING = """
+SELECT count(*) FROM (SELECT 1 FROM operations WHERE state = 'PENDING' LIMIT ?)
+"""
+BY_REQUEST = f"""
+SELECT o.id, {SELECT_COLUMNS} FROM operations o
+WHERE o.request_id = ? AND o.request_id <> '' AND o.method = ? AND o.parent = ? AND o.principal = ?
+"""
+EXCLUSIVE_HOLDER = """
+SELECT name FROM operations
+WHERE exclusive_key = ? AND exclusive_key <> '' AND ready_time IS NOT NULL
+"""
+FORGET = "DELETE FROM operations WHERE id = ?"
+FORGET_EXPIRED = """
+DELETE FROM operations WHERE id IN (
+    SELECT id FROM operations WHERE expire_time <= ? ORDER BY expire_time LIMIT ?
+)
+"""
+RECORD_STEP = "INSERT INTO steps VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+POINT_READ = f"SELECT {SELECT_COLUMNS} FROM operations o WHERE o.name = ?"
+STEPS = """
+SELECT s.key, s.type_url, s.value
+FROM operations o JOIN steps s ON s.operation = o.id WHERE o.name = ?
+"""
+ATTEMPTS = """
+SELECT a.number, a.worker, a.start_time, a.end_time, a.outcome, a.error
+FROM operations o JOIN attempts a ON a.operation = o.id WHERE o.name = ? ORDER BY a.number
+"""
+STATS = """
+SELECT method,
+    count(*) FILTER (WHERE state = 'PENDING' AND ready_time <= :now),
+    count(*) FILTER (WHERE state = 'PENDING' AND ready_time > :now),
+    count(*) FILTER (WHERE state = 'RUNNING'),
+    0,
+    min(ready_time) FILTER (WHERE state = 'PENDING' AND ready_time <= :now)
+FROM operations WHERE ready_time IS NOT NULL GROUP BY method
+UNION ALL
+SELECT method, 0, 0, 0, count(*), NULL
+FROM operations
+WHERE dead_letter = 1 AND deleted = 0 AND (expire_time IS NULL OR expire_time > :now)
+GROUP BY method
+"""
+
+
+def batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cut rows into runs whose lengths are powers of two."""
+    start = 0
+    while start < len(rows):
+        size = min(MAX_ROWS, 1 << (len(rows) - start).bit_length() - 1)
+        yield rows[start : start + size]
+        start += size
+
+
+def flat(rows: Sequence[Row]) -> list[Any]:
+    """Return the values of rows, one after the other."""
+    return list(chain.from_iterable(rows))
+
+
+@cache
+def values(columns: int, rows: int) -> str:
+    """Return a VALUES clause of placeholders."""
+    row = f"({', '.join('?' * columns)})"
+    return f"VALUES {', '.join([row] * rows)}"
+
+
+@cache
+def insert_operations(rows: int) -> str:
+    """Keep new operations; those that a unique index refuses are left out."""
+    return f"""
+    INSERT INTO operations ({", ".join(INSERT_COLUMNS)}) {values(len(INSERT_COLUMNS), rows)}
+    ON CONFLICT DO NOTHING RETURNING id, name
+    """
+
+
+@cache
+def insert_requests(rows: int) -> str:
+    """Keep the requests of new operations."""
+    return f"INSERT INTO requests {values(3, rows)}"
+
+
+@cache
+def update_operations(rows: int) -> str:
+    """Write changed operations back: id first, then CHANGING_COLUMNS."""
+    sources = ", ".join(f"v.column{number}" for number in range(2, len(CHANGING_COLUMNS) + 2))
+    return f"""
+    UPDATE operations SET ({", ".join(CHANGING_COLUMNS)}) = ({sources})
+    FROM ({values(len(CHANGING_COLUMNS) + 1, rows)}) AS v WHERE operations.id = v.column1
+    """
+
+
+@cache
+def insert_attempts(rows: int) -> str:
+    """Keep attempts: the operation's id, then the attempt's values."""
+    return f"INSERT OR REPLACE INTO attempts {values(7, rows)}"
+
+
+@cache
+def select_by_name(rows: int) -> str:
+    """Read operations by their names."""
+    return f"""
+    SELECT o.id, {SELECT_COLUMNS} FROM operations o WHERE o.name IN ({", ".join("?" * rows)})
+    """
+
+
+@cache
+def select_claimed(rows: int) -> str:
+    """Read operations with their requests by their ids."""
+    return f"""
+    SELECT o.id, r.type_url, r.value, {SELECT_COLUMNS}
+    FROM operations o JOIN requests r ON r.operation = o.id
+    WHERE o.id IN ({", ".join("?" * rows)})
+    """
+
+
+@cache
+def renew_leases(rows: int) -> str:
+    """Extend leases: the new time, then (name, epoch) of each."""
+    return f"""
+    UPDATE operations SET ready_time = ? FROM ({values(2, rows)}) AS v
+    WHERE operations.name = v.column1 AND operations.lease_epoch = v.column2
+        AND operations.state = 'RUNNING'
+    RETURNING name, lease_epoch, cancel_requested_time IS NOT NULL
+    """
+
+
+@cache
+def select_ready(methods: int) -> str:
+    """Find what is ready: (method, now, slots) of each method, then the limit."""
+    one = """
+    SELECT * FROM (
+        SELECT id, ready_time, method FROM operations
+        WHERE method = ? AND ready_time <= ? ORDER BY ready_time LIMIT ?
+    )
+    """
+    return " UNION ALL ".join([one] * methods) + " ORDER BY 2, 1 LIMIT ?"
+
+
+@cache
+def next_ready(methods: int) -> str:
+    """Find when something becomes ready: (method, now) of each method."""
+    one = "SELECT min(ready_time) AS moment FROM operations WHERE method = ? AND ready_time > ?"
+    return f"SELECT min(moment) FROM ({' UNION ALL '.join([one] * methods)})"
+
+
+@cache
+def list_page(*, states: int, method: bool, dead_letter: bool, principal: bool, after: bool) -> str:
+    """Read a page, the newest first; the parameters are named, states are state0, state1 …"""
+    tests = [
+        "o.parent = :parent",
+        "o.deleted = 0",
+        "(o.expire_time IS NULL OR o.expire_time > :now)",
+    ]
+    if states:
+        tests.append(f"o.state IN ({', '.join(f':state{number}' for number in range(states))})")
+    if method:
+        tests.append("o.method = :method")
+    if dead_letter:
+        tests.append("o.dead_letter = :dead_letter")
+    if principal:
+        tests.append("o.principal = :principal")
+    if after:
+        tests.append(
+            "o.create_time <= :create_time AND (o.create_time < :create_time OR o.name > :name)"
+        )
+    return f"""
+    SELECT {SELECT_COLUMNS} FROM operations o WHERE {" AND ".join(tests)}
+    ORDER BY o.create_time DESC, o.name LIMIT :limit
+    """

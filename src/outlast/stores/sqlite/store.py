@@ -1,0 +1,292 @@
+"""The store: commands for the writer thread, and reads."""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Self, TypeVar
+
+from outlast.domain import transitions
+from outlast.domain.errors import OperationNotFoundError, StoreUnavailableError
+from outlast.domain.listing import ListQuery
+from outlast.domain.operation import Attempt, Lease, Operation, Progress
+from outlast.domain.status import Payload
+from outlast.domain.transitions import Outcome
+from outlast.ports import (
+    ChangeFeed,
+    Changes,
+    Claims,
+    Clock,
+    Inserted,
+    OperationStore,
+    QueueStats,
+    Renewal,
+)
+from outlast.stores.sqlite import statements
+from outlast.stores.sqlite.commands import (
+    Expire,
+    Insert,
+    RecordStep,
+    Renew,
+    WrittenByOthers,
+    TakeReady,
+    Update,
+)
+from outlast.stores.sqlite.connection import connect, is_busy, prepare_file, translated_errors
+from outlast.stores.sqlite.rows import (
+    attempt_from_row,
+    from_micros,
+    operation_from_row,
+    to_micros,
+)
+from outlast.stores.sqlite.transaction import Transaction
+from outlast.stores.sqlite.writer import Writer
+
+T = TypeVar("T")
+
+OTHERS_POLL_SECONDS = 0.25
+"""How often the store looks whether another process has written to the file."""
+
+_log = logging.getLogger(__name__)
+
+
+class SqliteStore(OperationStore):
+    """Operations in an SQLite file in WAL mode.
+
+    Several processes of one machine may open the same file. Open it with
+    `SqliteStore.open`, and use it on the event loop that opened it.
+    """
+
+    durability = "SQLite, WAL, synchronous=FULL: survives a crash of the process and of the machine"
+
+    def __init__(self, path: Path, clock: Clock, secret: bytes) -> None:
+        self._clock = clock
+        self._secret = secret
+        self._feed = _Feed()
+        # Point reads are made on the loop, where a wait is not allowed: hence no busy timeout.
+        self._point_reader = connect(path, busy_timeout_seconds=0)
+        self._reader = connect(path)
+        self._reader_thread = ThreadPoolExecutor(1, thread_name_prefix="outlast-sqlite-reader")
+        self._connection = connect(path)
+        self._writer = Writer(
+            self._connection,
+            lambda: Transaction(self._connection, clock.now()),
+            self._feed.publish,
+        )
+        self._closed = False
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, path: str | Path, *, clock: Clock) -> AsyncIterator[Self]:
+        """Open a file, made if it is not there; raise StoreOpenError if it cannot be used."""
+        file = Path(path)
+        secret = await asyncio.to_thread(prepare_file, file)
+        store = cls(file, clock, secret)
+        watcher = asyncio.create_task(store._watch_others(), name="outlast-sqlite-watcher")
+        try:
+            yield store
+        finally:
+            watcher.cancel()
+            await asyncio.wait([watcher])
+            await store._close()
+
+    @property
+    def changes(self) -> ChangeFeed:
+        return self._feed
+
+    @property
+    def secret(self) -> bytes:
+        return self._secret
+
+    async def insert(
+        self, operation: Operation, request: Payload, *, max_pending: int | None = None
+    ) -> Inserted:
+        return await self._writer.run(Insert(operation, request, max_pending))
+
+    async def get(self, name: str) -> Operation:
+        row = await self._point_read(statements.POINT_READ, name)
+        if row is not None:
+            operation = operation_from_row(row)
+            if transitions.visible(operation, self._clock.now()):
+                return operation
+        raise OperationNotFoundError(name)
+
+    async def get_many(self, names: Collection[str]) -> Mapping[str, Operation]:
+        now = self._clock.now()
+
+        def read() -> Mapping[str, Operation]:
+            found: dict[str, Operation] = {}
+            for batch in statements.batches(list(names)):
+                sql = statements.select_by_name(len(batch))
+                for row in self._reader.execute(sql, batch):
+                    operation = operation_from_row(row[1:])
+                    if transitions.visible(operation, now):
+                        found[operation.name] = operation
+            return found
+
+        return await self._read(read)
+
+    async def list_page(self, query: ListQuery) -> Sequence[Operation]:
+        conditions, after = query.conditions, query.after
+        states = sorted(conditions.states) if conditions.states is not None else []
+        if conditions.states is not None and not states:
+            return []
+        sql = statements.list_page(
+            states=len(states),
+            method=conditions.method is not None,
+            dead_letter=conditions.dead_letter is not None,
+            principal=query.principal is not None,
+            after=after is not None,
+        )
+        parameters = {
+            "parent": query.parent,
+            "now": to_micros(self._clock.now()),
+            "limit": query.limit,
+            "method": conditions.method,
+            "dead_letter": conditions.dead_letter,
+            "principal": query.principal,
+            "create_time": to_micros(after.create_time) if after else None,
+            "name": after.name if after else None,
+            **{f"state{number}": state.value for number, state in enumerate(states)},
+        }
+        return await self._read(
+            lambda: [operation_from_row(row) for row in self._reader.execute(sql, parameters)]
+        )
+
+    async def claim(
+        self, worker: str, slots: Mapping[str, int], limit: int, lease: timedelta
+    ) -> Claims:
+        return await self._writer.run(TakeReady(worker, slots, limit, lease))
+
+    async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
+        return await self._writer.run(Renew(leases, duration))
+
+    async def record_progress(
+        self, lease: Lease, progress: Progress | None, metadata: Payload
+    ) -> Operation:
+        def change(operation: Operation, now: datetime) -> Operation:
+            return transitions.report(operation, lease, progress, metadata, now)
+
+        return await self._writer.run(Update(lease.name, change, lease))
+
+    async def record_step(self, lease: Lease, key: str, result: Payload) -> None:
+        await self._writer.run(RecordStep(lease, key, result))
+
+    async def steps(self, name: str) -> Mapping[str, Payload]:
+        return await self._read(
+            lambda: {
+                key: Payload(type_url, value)
+                for key, type_url, value in self._reader.execute(statements.STEPS, [name])
+            }
+        )
+
+    async def finish(self, lease: Lease, outcome: Outcome) -> Operation:
+        def change(operation: Operation, now: datetime) -> Operation:
+            return transitions.finish(operation, lease, outcome, now)
+
+        return await self._writer.run(Update(lease.name, change, lease))
+
+    async def request_cancel(self, name: str) -> Operation:
+        return await self._writer.run(Update(name, transitions.request_cancel))
+
+    async def delete(self, name: str) -> None:
+        await self._writer.run(Update(name, lambda operation, _: transitions.delete(operation)))
+
+    async def expire(self, limit: int) -> int:
+        return await self._writer.run(Expire(limit))
+
+    async def attempts(self, name: str) -> Sequence[Attempt]:
+        operation = await self.get(name)
+        past = await self._read(
+            lambda: [
+                attempt_from_row(row) for row in self._reader.execute(statements.ATTEMPTS, [name])
+            ]
+        )
+        current = transitions.current_attempt(operation)
+        if current is not None and current.number not in {attempt.number for attempt in past}:
+            past.append(current)
+        return past
+
+    async def stats(self) -> Sequence[QueueStats]:
+        now = self._clock.now()
+
+        def read() -> Sequence[QueueStats]:
+            found: dict[str, QueueStats] = {}
+            for method, ready, delayed, running, dead, oldest in self._reader.execute(
+                statements.STATS, {"now": to_micros(now)}
+            ):
+                known = found.get(method, QueueStats(method))
+                since = from_micros(oldest)
+                found[method] = QueueStats(
+                    method,
+                    known.ready + ready,
+                    known.delayed + delayed,
+                    known.running + running,
+                    known.dead_letters + dead,
+                    known.oldest_ready_age if since is None else now - since,
+                )
+            return [found[method] for method in sorted(found)]
+
+        return await self._read(read)
+
+    async def _point_read(self, sql: str, name: str) -> tuple[object, ...] | None:
+        """Read one row on the loop, or in the reader thread if another process is in the way."""
+        self._check_open()
+        try:
+            row: tuple[object, ...] | None = self._point_reader.execute(sql, (name,)).fetchone()
+        except sqlite3.Error as error:
+            if not is_busy(error):
+                with translated_errors():
+                    raise
+            return await self._read(lambda: self._reader.execute(sql, (name,)).fetchone())
+        return row
+
+    async def _read(self, read: Callable[[], T]) -> T:
+        self._check_open()
+
+        def run() -> T:
+            with translated_errors():
+                return read()
+
+        return await asyncio.get_running_loop().run_in_executor(self._reader_thread, run)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailableError("the operation store is closed")
+
+    async def _watch_others(self) -> None:
+        """Hint at what other processes write; the file does not say what that was."""
+        memory: list[int] = []
+        while True:
+            try:
+                if await self._writer.run(WrittenByOthers(memory)):
+                    self._feed.publish(None)
+            except StoreUnavailableError as error:
+                _log.warning("%s", error)
+            await self._clock.sleep(OTHERS_POLL_SECONDS)
+
+    async def _close(self) -> None:
+        self._closed = True
+        await self._writer.close()
+        await asyncio.to_thread(self._reader_thread.shutdown)
+        for connection in (self._point_reader, self._reader, self._connection):
+            await asyncio.to_thread(connection.close)
+
+
+class _Feed(ChangeFeed):
+    """Tells listeners in this process."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[Changes], None]] = []
+
+    def subscribe(self, listener: Callable[[Changes], None]) -> Callable[[], None]:
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def publish(self, changes: Changes) -> None:
+        for listener in tuple(self._listeners):
+            listener(changes)

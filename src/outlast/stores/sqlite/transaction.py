@@ -1,0 +1,101 @@
+"""What a batch of commands reads and writes in one transaction."""
+
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar, Generic, Self, TypeVar
+
+from outlast.domain import transitions
+from outlast.domain.operation import Operation
+from outlast.ports import Change
+from outlast.stores.sqlite import statements
+from outlast.stores.sqlite.rows import Row, attempt_values, changing_values, operation_from_row
+
+
+@dataclass(slots=True)
+class Stored:
+    """A row of the table, and its record as it stands in this transaction."""
+
+    id: int
+    operation: Operation
+
+
+class Transaction:
+    """Records that were read, with their changes, which are written together."""
+
+    def __init__(self, connection: sqlite3.Connection, now: datetime) -> None:
+        self.connection = connection
+        self.now = now
+        self.changes: list[Change] = []
+        self._stored: dict[str, Stored] = {}
+        self._dirty: dict[int, Operation] = {}
+        self._attempts: list[Row] = []
+        self._forgotten: list[tuple[int]] = []
+
+    def load(self, names: Collection[str]) -> None:
+        """Read the named records that have not been read yet."""
+        missing = [name for name in dict.fromkeys(names) if name not in self._stored]
+        for batch in statements.batches(missing):
+            rows = self.connection.execute(statements.select_by_name(len(batch)), batch)
+            for row in rows.fetchall():
+                self.add(Stored(row[0], operation_from_row(row[1:])))
+
+    def add(self, stored: Stored) -> None:
+        """Take in a record that was read or inserted by another statement."""
+        self._stored[stored.operation.name] = stored
+
+    def find(self, name: str) -> Stored | None:
+        """Return a loaded record, hidden ones as well."""
+        return self._stored.get(name)
+
+    def replace(self, stored: Stored, after: Operation) -> None:
+        """Write a record's next state, with what follows from it."""
+        before = stored.operation
+        if after is before:
+            return
+        attempt = transitions.ended_attempt(before, after)
+        if attempt is not None:
+            self._attempts.append((stored.id, *attempt_values(attempt)))
+        stored.operation = after
+        self.changes.append(Change.of(after))
+        if after.deleted and after.done:
+            self._dirty.pop(stored.id, None)
+            self._forgotten.append((stored.id,))
+            del self._stored[after.name]
+        else:
+            self._dirty[stored.id] = after
+
+    def flush(self) -> None:
+        """Write what changed, so that statements see it."""
+        rows = [(row_id, *changing_values(record)) for row_id, record in self._dirty.items()]
+        for batch in statements.batches(rows):
+            self.connection.execute(
+                statements.update_operations(len(batch)), statements.flat(batch)
+            )
+        for batch in statements.batches(self._attempts):
+            self.connection.execute(statements.insert_attempts(len(batch)), statements.flat(batch))
+        if self._forgotten:
+            self.connection.executemany(statements.FORGET, self._forgotten)
+        self._dirty.clear()
+        self._attempts.clear()
+        self._forgotten.clear()
+
+
+T = TypeVar("T")
+
+
+class Command(ABC, Generic[T]):
+    """A write. It may be run again from the start if its batch was rolled back."""
+
+    order: ClassVar[int]
+    """Commands of a batch run in this order of their kinds."""
+
+    @classmethod
+    def prepare(cls, transaction: Transaction, commands: Sequence[Self]) -> None:
+        """Do what is cheaper for all commands of a kind at once."""
+
+    @abstractmethod
+    def run(self, transaction: Transaction) -> T:
+        """Do the rest; raise an OutlastError, with nothing written, to refuse."""

@@ -1,0 +1,163 @@
+"""The one thread that writes: group commit.
+
+Commands that wait are run together in one transaction, so that one sync of the
+disk serves them all. Their callers hear of it only after the commit.
+"""
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from outlast.domain.errors import OutlastError, StoreUnavailableError
+from outlast.ports import Change
+from outlast.stores.sqlite.connection import is_outage, translated_errors
+from outlast.stores.sqlite.transaction import Command, Transaction
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+MAX_BATCH = 256
+"""How many commands one transaction takes at the most."""
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    command: Command[Any]
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Writer:
+    """Runs commands on a connection of its own, in a thread of its own."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        new_transaction: Callable[[], Transaction],
+        publish: Callable[[Sequence[Change]], None],
+    ) -> None:
+        self._connection = connection
+        self._new_transaction = new_transaction
+        self._publish = publish
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="outlast-sqlite-writer", daemon=True)
+        self._closed = False
+        self._stopped = asyncio.Event()
+        self._thread.start()
+
+    async def run(self, command: Command[T]) -> T:
+        """Run a command; return when what it wrote is durable."""
+        if self._closed:
+            raise StoreUnavailableError("the operation store is closed")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(_Job(command, future))
+        return await future
+
+    async def close(self) -> None:
+        """Finish what was asked for, then end the thread."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+        await self._stopped.wait()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (job := self._queue.get()) is not None:
+            jobs, stop = self._gather(job)
+            changes = self._commit(jobs)
+            self._loop.call_soon_threadsafe(self._deliver, jobs, changes)
+            if stop:
+                break
+        self._loop.call_soon_threadsafe(self._stopped.set)
+
+    def _gather(self, first: _Job) -> tuple[list[_Job], bool]:
+        """Return the job with those that wait behind it, and whether to stop after them."""
+        jobs = [first]
+        while len(jobs) < MAX_BATCH:
+            try:
+                job = self._queue.get_nowait()
+            except Empty:
+                break
+            if job is None:
+                return jobs, True
+            jobs.append(job)
+        return jobs, False
+
+    def _commit(self, jobs: list[_Job]) -> Sequence[Change]:
+        """Run jobs in one transaction; if one spoils it, each in its own."""
+        try:
+            return self._attempt(jobs)
+        except StoreUnavailableError as error:
+            for job in jobs:
+                job.error = error
+            return []
+        except Exception as error:  # a command that SQLite refuses must not take others down
+            if len(jobs) == 1:
+                jobs[0].error = error
+                return []
+            _log.exception("a batch of %d writes failed; running them one by one", len(jobs))
+        changes: list[Change] = []
+        for job in jobs:
+            changes.extend(self._commit([job]))
+        return changes
+
+    def _attempt(self, jobs: list[_Job]) -> Sequence[Change]:
+        connection = self._connection
+        with translated_errors():
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                transaction = self._new_transaction()
+                run_jobs(transaction, jobs)
+                transaction.flush()
+                connection.execute("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
+        return transaction.changes
+
+    def _deliver(self, jobs: list[_Job], changes: Sequence[Change]) -> None:
+        """Answer the callers, then tell of the changes. Runs on the event loop."""
+        for job in jobs:
+            if job.future.done():
+                continue
+            if job.error is not None:
+                job.future.set_exception(job.error)
+            else:
+                job.future.set_result(job.result)
+        if changes:
+            self._publish(changes)
+
+
+def run_jobs(transaction: Transaction, jobs: Sequence[_Job]) -> None:
+    """Run the jobs of a batch. They were asked for at once, so any order is right."""
+    by_kind: dict[type[Command[Any]], list[_Job]] = {}
+    for job in jobs:
+        by_kind.setdefault(type(job.command), []).append(job)
+    for kind in sorted(by_kind, key=lambda kind: kind.order):
+        group = by_kind[kind]
+        kind.prepare(transaction, [job.command for job in group])
+        for job in group:
+            job.error = None
+            try:
+                job.result = job.command.run(transaction)
+            except OutlastError as error:
+                if isinstance(error, StoreUnavailableError):
+                    raise
+                job.error = error
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    try:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        if not is_outage(error):
+            raise
