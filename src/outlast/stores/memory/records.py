@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from outlast.domain import transitions
 from outlast.domain.listing import Cursor
 from outlast.domain.operation import Operation, State
 
@@ -75,10 +74,7 @@ class Records:
     def longest_ready(self, methods: Iterable[str], now: datetime) -> Operation | None:
         """Return what has been ready the longest, None if nothing is."""
         first = self._first(methods)
-        if first is None:
-            return None
-        operation = self._by_name[first[1]]
-        return operation if transitions.ready(operation, now) else None
+        return None if first is None or first[0] > now else self._by_name[first[1]]
 
     def next_ready_time(self, methods: Iterable[str]) -> datetime | None:
         """Return when the first operation of some methods becomes ready, or became."""

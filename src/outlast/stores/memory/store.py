@@ -122,6 +122,8 @@ class MemoryStore(OperationStore):
             if not after.done:
                 claims.append(Claim(after, self._requests[after.name]))
                 free[after.method] -= 1
+                if free[after.method] == 0:
+                    del free[after.method]
         self._changes.publish(changes)
         return Claims(claims, self._records.next_ready_time(slots))
 
@@ -205,8 +207,9 @@ class MemoryStore(OperationStore):
 
     def _count(self, method: str, now: datetime) -> QueueStats:
         unfinished = self._records.unfinished(method)
-        ready = [time for it in unfinished if (time := it.ready_time) is not None and time <= now]
-        waiting = [it.state for it in unfinished if not transitions.ready(it, now)]
+        times = [(it.ready_time or now, it.state) for it in unfinished]
+        ready = [time for time, _ in times if time <= now]
+        waiting = [state for time, state in times if time > now]
         dead_letters = self._records.dead_letters(method)
         return QueueStats(
             method,

@@ -1,0 +1,1 @@
+"""The parts of the store contract, one topic each; `StoreContract` joins them."""
