@@ -1,7 +1,41 @@
 """Settings of the whole test suite."""
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
+from blockbuster import BlockBuster
+from hypothesis import settings
 
 pytest.register_assert_rewrite("outlast.testing")
+
+settings.register_profile("dev", max_examples=50, stateful_step_count=30, deadline=None)
+settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(autouse=True)
+def no_blocking() -> Iterator[None]:
+    """Fail what blocks the event loop with anything that Outlast calls.
+
+    `outlast` stands for its services too, whose folders begin with the same word. The
+    SQLite store reads single rows on the loop on purpose: that takes microseconds, and
+    a thread would take ten times as long.
+    """
+    detector = BlockBuster(scanned_modules=["outlast"], excluded_modules=["outlast.testing"])
+    for name, function in detector.functions.items():
+        if name.startswith("sqlite3."):
+            function.can_block_predicate = _called_by_sqlite_store
+    detector.activate()
+    yield
+    detector.deactivate()
+
+
+def _called_by_sqlite_store(*_args: object, **_options: object) -> bool:
+    frame = sys._getframe()
+    while frame is not None:
+        if "/outlast/stores/sqlite/" in frame.f_code.co_filename:
+            return True
+        frame = frame.f_back
+    return False

@@ -1,0 +1,430 @@
+"""A state machine that drives any store beside a model, and compares what both say.
+
+A store's test subclasses it and says how a store is opened:
+
+    class MyStoreMachine(StoreMachine):
+        def open_store(self, clock):
+            return MyStore.open(clock=clock)
+
+    TestMyStoreMachine = MyStoreMachine.TestCase
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    invariant,
+    multiple,
+    rule,
+)
+
+from outlast.domain import transitions
+from outlast.domain.errors import (
+    ExclusiveConflictError,
+    LeaseLostError,
+    OperationNotFoundError,
+    OutlastError,
+    QueueFullError,
+    RequestIdReusedError,
+)
+from outlast.domain.listing import Conditions, Cursor, ListQuery
+from outlast.domain.names import operation_name
+from outlast.domain.operation import Lease, Operation, Progress, State
+from outlast.domain.status import Code, Payload, Status
+from outlast.domain.transitions import Cancelled, Failed, Outcome, Released, Retry, Succeeded
+from outlast.ports import Claims, Inserted, OperationStore, QueueStats, Renewal
+from outlast.testing.clock import ManualClock
+from outlast.testing.store_model import StoreModel
+
+T = TypeVar("T")
+
+_METHODS = ("example.v1.Books/Bind", "example.v1.Books/Print")
+_PARENTS = ("", "shelves/1", "shelves/1/books/1")
+_PRINCIPALS = ("", "ada")
+
+_seconds = st.sampled_from([0, 1, 2, 5, 10]).map(lambda it: timedelta(seconds=it))
+_leases = st.sampled_from([1, 3, 10]).map(lambda it: timedelta(seconds=it))
+_payloads = st.builds(Payload, st.sampled_from(["", "example.v1.Book"]), st.binary(max_size=3))
+_statuses = st.builds(Status, st.sampled_from([Code.INTERNAL, Code.ABORTED]), st.just("oh"))
+_outcomes: st.SearchStrategy[Outcome] = st.one_of(
+    st.builds(Succeeded, _payloads),
+    st.builds(Failed, _statuses, st.booleans()),
+    st.builds(Cancelled),
+    st.builds(Retry, _statuses, _seconds),
+    st.builds(Released),
+)
+_conditions = st.builds(
+    Conditions,
+    st.none() | st.frozensets(st.sampled_from(State)),
+    st.none() | st.sampled_from(_METHODS),
+    st.none() | st.booleans(),
+)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Inserts, claims, writes, cancels and deletes in any order, and lets time pass."""
+
+    names = Bundle("names")
+    leases = Bundle("leases")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = ManualClock()
+        self.model = StoreModel()
+        self._inserted: dict[str, Operation] = {}
+        self._granted: set[Lease] = set()
+        self._epochs: dict[str, int] = {}
+        self._results: dict[str, Operation] = {}
+        self._superseded: dict[str, datetime] = {}
+        self._runner = asyncio.Runner()
+        self._open = AsyncExitStack()
+        self.store = self._run(self._open.enter_async_context(self.open_store(self.clock)))
+
+    def open_store(self, clock: ManualClock) -> AbstractAsyncContextManager[OperationStore]:
+        """Open an empty store that goes by a clock."""
+        raise NotImplementedError
+
+    def teardown(self) -> None:
+        try:
+            self._run(self._compare_what_is_owned())
+        finally:
+            self._run(self._open.aclose())
+            self._runner.close()
+
+    def _run(self, action: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(action)
+
+    # What callers do.
+
+    @rule(
+        target=names,
+        parent=st.sampled_from(_PARENTS),
+        principal=st.sampled_from(_PRINCIPALS),
+        method=st.sampled_from(_METHODS),
+        request_id=st.sampled_from(["", "r", "s"]),
+        request_digest=st.sampled_from([b"", b"d"]),
+        exclusive_key=st.sampled_from(["", "", "k"]),
+        max_attempts=st.integers(1, 3),
+        timeout=st.none() | st.just(timedelta(seconds=12)),
+        retention=st.sampled_from([5, 1000]).map(lambda it: timedelta(seconds=it)),
+        delay=_seconds,
+        max_pending=st.none() | st.integers(0, 5),
+    )
+    def insert(
+        self,
+        parent: str,
+        delay: timedelta,
+        max_pending: int | None,
+        **fields: Any,
+    ) -> str | MultipleResults[str]:
+        now = self.clock.now()
+        operation = Operation(
+            name=operation_name(parent, f"op-{len(self._inserted):03}"),
+            parent=parent,
+            create_time=now,
+            update_time=now,
+            ready_time=now + delay,
+            **fields,
+        )
+        request = Payload("example.v1.Request", operation.name.encode())
+        existing = self.model.same_request(operation, now)
+        refusals = self._refusals(operation, existing, max_pending)
+        self._supersede(operation)
+        try:
+            inserted = self._run(self.store.insert(operation, request, max_pending=max_pending))
+        except OutlastError as error:
+            assert type(error) in refusals
+            return multiple()
+        assert not refusals
+        if existing is not None:
+            assert inserted == Inserted(existing, created=False)
+            return multiple()
+        assert inserted == Inserted(operation, created=True)
+        self._inserted[operation.name] = operation
+        self.model.insert(operation, request)
+        return operation.name
+
+    def _refusals(
+        self, operation: Operation, existing: Operation | None, max_pending: int | None
+    ) -> set[type[OutlastError]]:
+        """Return the errors of which an insert must raise one, if there are any."""
+        if existing is not None:
+            same = existing.request_digest == operation.request_digest
+            return set() if same else {RequestIdReusedError}
+        refusals: set[type[OutlastError]] = set()
+        if self.model.holder(operation.exclusive_key) is not None:
+            refusals.add(ExclusiveConflictError)
+        if max_pending is not None and self.model.pending() >= max_pending:
+            refusals.add(QueueFullError)
+        return refusals
+
+    def _supersede(self, operation: Operation) -> None:
+        """Take note that a store may forget an expired record whose request_id is used again."""
+        for expired in self.model.expired_with_request_id_of(operation, self.clock.now()):
+            assert expired.expire_time is not None
+            self._superseded[expired.name] = expired.expire_time
+            self.model.forget(expired.name)
+
+    @rule(name=names)
+    def insert_again(self, name: str) -> None:
+        record = self.model.visible(self.clock.now()).get(name)
+        if record is not None:
+            again = self.store.insert(self._inserted[name], self.model.requests[name])
+            assert self._run(again) == Inserted(record, created=False)
+
+    @rule(name=names)
+    def cancel(self, name: str) -> None:
+        now = self.clock.now()
+        record = self.model.visible(now).get(name)
+        try:
+            after = self._run(self.store.request_cancel(name))
+        except OperationNotFoundError:
+            assert record is None
+            return
+        assert record is not None
+        assert after == transitions.request_cancel(record, now)
+        self.model.replace(after)
+
+    @rule(name=names)
+    def delete(self, name: str) -> None:
+        record = self.model.visible(self.clock.now()).get(name)
+        try:
+            self._run(self.store.delete(name))
+        except OperationNotFoundError:
+            assert record is None
+            return
+        assert record is not None
+        self.model.replace(transitions.delete(record))
+
+    @rule(
+        parent=st.sampled_from(_PARENTS),
+        principal=st.none() | st.sampled_from(_PRINCIPALS),
+        conditions=_conditions,
+        limit=st.integers(1, 4),
+    )
+    def list_everything(
+        self, parent: str, principal: str | None, conditions: Conditions, limit: int
+    ) -> None:
+        query = ListQuery(parent, limit, None, conditions, principal)
+        expected = self.model.page(query, self.clock.now())
+        while True:
+            page = self._run(self.store.list_page(query))
+            assert list(page) == expected[:limit]
+            if not page:
+                return
+            expected = expected[limit:]
+            query = ListQuery(parent, limit, Cursor.at(page[-1]), conditions, principal)
+
+    # What workers do.
+
+    @rule(
+        target=leases,
+        worker=st.sampled_from(["worker-1", "worker-2", "worker-3"]),
+        slots=st.dictionaries(st.sampled_from(_METHODS), st.integers(1, 3), min_size=1),
+        limit=st.integers(1, 4),
+        lease=_leases,
+    )
+    def claim(
+        self, worker: str, slots: dict[str, int], limit: int, lease: timedelta
+    ) -> MultipleResults[Lease]:
+        granted: list[Lease] = []
+        for _ in range(100):
+            now = self.clock.now()
+            ready = self.model.ready(slots, now)
+            after = {n: transitions.claim(it, worker, now, lease) for n, it in ready.items()}
+            claims = self._run(self.store.claim(worker, slots, limit, lease))
+            self._check_claims(claims, after)
+            self._check_turns(claims, ready, after, slots, limit)
+            granted += [claim.lease for claim in claims.claims]
+            if self._settle_ended(claims, after):
+                assert claims.next_ready_time == self.model.next_ready_time(slots)
+                return multiple(*granted)
+        raise AssertionError("claims do not come to an end")
+
+    def _check_claims(self, claims: Claims, after: Mapping[str, Operation]) -> None:
+        """Check that what was given is what might be, and is nobody else's."""
+        for claim in claims.claims:
+            name = claim.operation.name
+            assert claim.operation == after.get(name)
+            assert claim.operation.state is State.RUNNING
+            assert claim.request == self.model.requests[name]
+            assert claim.lease not in self._granted
+            self._granted.add(claim.lease)
+            self.model.replace(claim.operation)
+
+    def _check_turns(
+        self,
+        claims: Claims,
+        ready: Mapping[str, Operation],
+        after: Mapping[str, Operation],
+        slots: Mapping[str, int],
+        limit: int,
+    ) -> None:
+        """Check that the limits were kept, and that nobody was passed over."""
+        given = [ready[claim.operation.name] for claim in claims.claims]
+        counts = {method: sum(it.method == method for it in given) for method in slots}
+        assert len(given) <= limit
+        assert all(counts[method] <= slots[method] for method in slots)
+        if any(it.done for it in after.values()):
+            return  # what is ended may count towards the limits
+        names = {it.name for it in given}
+        left = [it for it in ready.values() if it.name not in names]
+        for waiting in left:
+            exhausted = counts[waiting.method] == slots[waiting.method]
+            assert exhausted or len(given) == limit
+            rivals = [it for it in given if not exhausted or it.method == waiting.method]
+            assert all(_turn(it) <= _turn(waiting) for it in rivals)
+
+    def _settle_ended(self, claims: Claims, after: Mapping[str, Operation]) -> bool:
+        """Take over what the claim ended; return False if that cannot be known yet."""
+        ended = {name: it for name, it in after.items() if it.done}
+        everything = claims.next_ready_time is None or claims.next_ready_time > self.clock.now()
+        seen = self._run(self.store.get_many(list(ended)))
+        for name, record in ended.items():
+            if everything or (name in seen and seen[name].done):
+                self.model.replace(record)
+        hidden = [it for it in ended.values() if it.deleted]
+        return everything or not hidden
+
+    @rule(first=leases, second=leases, duration=_leases)
+    def renew(self, first: Lease, second: Lease, duration: timedelta) -> None:
+        lost: set[Lease] = set()
+        cancel_requested: set[Lease] = set()
+        now = self.clock.now()
+        for lease in {first, second}:
+            after = self._under(
+                lease, partial(transitions.renew, lease=lease, now=now, duration=duration)
+            )
+            if after is None:
+                lost.add(lease)
+                continue
+            self.model.replace(after)
+            if after.cancel_requested_time is not None:
+                cancel_requested.add(lease)
+        renewal = self._run(self.store.renew({first, second}, duration))
+        assert renewal == Renewal(frozenset(lost), frozenset(cancel_requested))
+
+    @rule(
+        lease=leases,
+        progress=st.none() | st.builds(Progress, st.integers(0, 3), st.just(3)),
+        metadata=_payloads,
+    )
+    def report(self, lease: Lease, progress: Progress | None, metadata: Payload) -> None:
+        now = self.clock.now()
+        expected = self._under(
+            lease, lambda it: transitions.report(it, lease, progress, metadata, now)
+        )
+        self._write(self.store.record_progress(lease, progress, metadata), expected)
+
+    @rule(lease=leases, outcome=_outcomes)
+    def finish(self, lease: Lease, outcome: Outcome) -> None:
+        now = self.clock.now()
+        expected = self._under(lease, lambda it: transitions.finish(it, lease, outcome, now))
+        self._write(self.store.finish(lease, outcome), expected)
+
+    @rule(lease=leases, key=st.sampled_from(["a", "b"]), result=_payloads)
+    def record_step(self, lease: Lease, key: str, result: Payload) -> None:
+        def owned_by_lease(record: Operation) -> Operation:
+            transitions.require_owner(record, lease)
+            return record
+
+        owned = self._under(lease, owned_by_lease)
+        try:
+            self._run(self.store.record_step(lease, key, result))
+        except LeaseLostError:
+            assert owned is None
+            return
+        assert owned is not None
+        self.model.steps.setdefault(lease.name, {}).setdefault(key, result)
+
+    def _under(self, lease: Lease, change: Callable[[Operation], Operation]) -> Operation | None:
+        """Return what a write under a lease makes of a record, None if it is refused."""
+        record = self.model.records.get(lease.name)
+        try:
+            return None if record is None else change(record)
+        except LeaseLostError:
+            return None
+
+    def _write(self, action: Coroutine[Any, Any, Operation], expected: Operation | None) -> None:
+        try:
+            after = self._run(action)
+        except LeaseLostError:
+            assert expected is None
+            return
+        assert after == expected
+        self.model.replace(after)
+
+    # What time does.
+
+    @rule(seconds=st.sampled_from([0.000001, 1, 3, 10]))
+    def pass_time(self, seconds: float) -> None:
+        self._run(self.clock.advance(seconds))
+
+    @rule(seconds=st.sampled_from([-10, -1, 5]))
+    def set_time_of_day(self, seconds: float) -> None:
+        now = self.clock.now()
+        gone = [
+            it.expire_time for it in self.model.records.values() if transitions.expired(it, now)
+        ]
+        floor = max(
+            [it for it in gone if it is not None] + [*self._superseded.values()], default=None
+        )
+        if floor is None or now + timedelta(seconds=seconds) >= floor:
+            self.clock.jump(seconds)
+
+    @rule(limit=st.integers(1, 2))
+    def expire(self, limit: int) -> None:
+        expired = self.model.expired(self.clock.now())
+        first = self._run(self.store.expire(limit))
+        rest = self._run(self.store.expire(1000))
+        assert len(expired) <= first + rest <= len(expired) + len(self._superseded)
+        assert first == min(limit, first + rest)
+        for name in expired:
+            self.model.forget(name)
+            assert self._run(self.store.steps(name)) == {}
+        self._superseded.clear()
+
+    # What must always be true.
+
+    @invariant()
+    def store_agrees_with_the_model(self) -> None:
+        self._run(self._compare_what_is_visible())
+
+    async def _compare_what_is_visible(self) -> None:
+        now = self.clock.now()
+        seen = await self.store.get_many(list(self._inserted))
+        assert seen == self.model.visible(now)
+        stats = await self.store.stats()
+        assert [it for it in stats if it != QueueStats(it.method)] == self.model.stats(now)
+        for name, operation in seen.items():
+            assert self._epochs.get(name, 0) <= operation.lease_epoch
+            self._epochs[name] = operation.lease_epoch
+            if name in self._results:
+                assert operation == self._results[name]
+            elif operation.done:
+                self._results[name] = operation
+
+    @rule()
+    def compare_what_is_owned(self) -> None:
+        self._run(self._compare_what_is_owned())
+
+    async def _compare_what_is_owned(self) -> None:
+        for name, operation in self.model.visible(self.clock.now()).items():
+            assert await self.store.get(name) == operation
+            assert await self.store.attempts(name) == self.model.attempts(operation)
+        for name in self._inserted.keys() - self._superseded.keys():
+            assert await self.store.steps(name) == self.model.steps.get(name, {})
+
+
+def _turn(operation: Operation) -> datetime:
+    """Return since when an operation that is ready has been."""
+    assert operation.ready_time is not None
+    return operation.ready_time

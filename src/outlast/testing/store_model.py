@@ -1,0 +1,136 @@
+"""What a store holds, in the simplest way: dictionaries and the pure transitions."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from outlast.domain import transitions
+from outlast.domain.listing import ListQuery
+from outlast.domain.operation import Attempt, Operation, State
+from outlast.domain.status import Payload
+from outlast.ports import QueueStats
+
+
+class StoreModel:
+    """Every operation that was ever inserted, until it is forgotten."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Operation] = {}
+        self.requests: dict[str, Payload] = {}
+        self.steps: dict[str, dict[str, Payload]] = {}
+        self.past_attempts: dict[str, list[Attempt]] = {}
+
+    def visible(self, now: datetime) -> dict[str, Operation]:
+        """Return what readers see."""
+        return {n: it for n, it in self.records.items() if transitions.visible(it, now)}
+
+    def expired(self, now: datetime) -> set[str]:
+        """Return the names of what waits to be swept."""
+        return {name for name, it in self.records.items() if transitions.expired(it, now)}
+
+    def ready(self, methods: Iterable[str], now: datetime) -> dict[str, Operation]:
+        """Return what a worker may take, hidden or not."""
+        return {
+            name: it
+            for name, it in self.records.items()
+            if it.method in methods and it.ready_time is not None and it.ready_time <= now
+        }
+
+    def next_ready_time(self, methods: Iterable[str]) -> datetime | None:
+        """Return when the first operation of some methods becomes ready, or became."""
+        times = (it.ready_time for it in self.records.values() if it.method in methods)
+        return min((time for time in times if time is not None), default=None)
+
+    def same_request(self, operation: Operation, now: datetime) -> Operation | None:
+        """Return the visible operation that has the request_id of another one."""
+        if not operation.request_id:
+            return None
+        key = _request_key(operation)
+        matches = (it for it in self.visible(now).values() if _request_key(it) == key)
+        return next(matches, None)
+
+    def expired_with_request_id_of(self, operation: Operation, now: datetime) -> list[Operation]:
+        """Return what is not swept yet and had the request_id of another operation."""
+        if not operation.request_id:
+            return []
+        key = _request_key(operation)
+        return [
+            it
+            for it in self.records.values()
+            if transitions.expired(it, now) and _request_key(it) == key
+        ]
+
+    def holder(self, exclusive_key: str) -> Operation | None:
+        """Return the operation that keeps others of the same exclusive_key out."""
+        if not exclusive_key:
+            return None
+        unfinished = (it for it in self.records.values() if not it.done)
+        return next((it for it in unfinished if it.exclusive_key == exclusive_key), None)
+
+    def pending(self) -> int:
+        """Return how many operations are PENDING, hidden or not."""
+        return sum(it.state is State.PENDING for it in self.records.values())
+
+    def page(self, query: ListQuery, now: datetime) -> list[Operation]:
+        """Return everything that following the cursors of a query from its start meets."""
+        matches = [
+            it
+            for it in self.visible(now).values()
+            if it.parent == query.parent
+            and query.principal in {None, it.principal}
+            and query.conditions.accept(it)
+        ]
+        matches.sort(key=lambda it: it.name)
+        matches.sort(key=lambda it: it.create_time, reverse=True)
+        return matches
+
+    def attempts(self, operation: Operation) -> list[Attempt]:
+        """Return the attempts of an operation."""
+        attempts = list(self.past_attempts.get(operation.name, ()))
+        current = transitions.current_attempt(operation)
+        if current is not None and current.number not in {it.number for it in attempts}:
+            attempts.append(current)
+        return attempts
+
+    def stats(self, now: datetime) -> list[QueueStats]:
+        """Return the figures of the methods that have something to tell."""
+        methods = sorted({it.method for it in self.records.values()})
+        figures = (self._figures(method, now) for method in methods)
+        return [it for it in figures if it != QueueStats(it.method)]
+
+    def _figures(self, method: str, now: datetime) -> QueueStats:
+        unfinished = [it for it in self.records.values() if it.method == method and not it.done]
+        ready = self.ready([method], now)
+        states = [it.state for it in unfinished if it.name not in ready]
+        visible = self.visible(now).values()
+        first = min((it.ready_time or now for it in ready.values()), default=None)
+        return QueueStats(
+            method,
+            ready=len(ready),
+            delayed=states.count(State.PENDING),
+            running=states.count(State.RUNNING),
+            dead_letters=sum(it.dead_letter for it in visible if it.method == method),
+            oldest_ready_age=None if first is None else now - first,
+        )
+
+    def insert(self, operation: Operation, request: Payload) -> None:
+        """Add an operation."""
+        self.records[operation.name] = operation
+        self.requests[operation.name] = request
+
+    def replace(self, after: Operation) -> None:
+        """Write the next state of an operation."""
+        ended = transitions.ended_attempt(self.records[after.name], after)
+        if ended is not None:
+            self.past_attempts.setdefault(after.name, []).append(ended)
+        self.records[after.name] = after
+        if after.deleted and after.done:
+            self.forget(after.name)
+
+    def forget(self, name: str) -> None:
+        """Drop an operation with all it owns."""
+        for owned in (self.records, self.requests, self.steps, self.past_attempts):
+            owned.pop(name, None)
+
+
+def _request_key(operation: Operation) -> tuple[str, str, str, str]:
+    return operation.principal, operation.parent, operation.method, operation.request_id
