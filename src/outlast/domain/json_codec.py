@@ -11,14 +11,14 @@ from outlast.domain.status import Code, Payload, Status
 def status_to_json(status: Status) -> str:
     """Write a status down."""
     details = [[detail.type_url, b64encode(detail.value).decode()] for detail in status.details]
-    return json.dumps([int(status.code), status.message, details])
+    return json.dumps([int(status.code), status.message, details, status.reason])
 
 
 def status_from_json(text: str) -> Status:
     """Read a status back."""
-    code, message, details = json.loads(text)
+    code, message, details, reason = json.loads(text)
     payloads = tuple(Payload(type_url, b64decode(value)) for type_url, value in details)
-    return Status(Code(code), message, payloads)
+    return Status(Code(code), message, payloads, reason)
 
 
 def progress_to_json(progress: Progress) -> str:

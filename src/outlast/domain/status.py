@@ -41,3 +41,5 @@ class Status:
     code: Code
     message: str
     details: tuple[Payload, ...] = ()
+    reason: str = "OPERATION_FAILED"
+    """What `ErrorInfo.reason` says, unless `details` has an ErrorInfo of its own."""

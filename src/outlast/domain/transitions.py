@@ -33,8 +33,6 @@ class Failed:
 class Cancelled:
     """The handler has stopped because it was asked to."""
 
-    error: Status = Status(Code.CANCELLED, "the operation was cancelled")
-
 
 @dataclass(frozen=True, slots=True)
 class Retry:
@@ -54,18 +52,22 @@ class Released:
 
 Outcome = Succeeded | Failed | Cancelled | Retry | Released
 
+CANCELLED = Status(
+    Code.CANCELLED, "the operation was cancelled", reason="OPERATION_CANCELLED"
+)
 DEADLINE_EXCEEDED = Status(
-    Code.DEADLINE_EXCEEDED, "the operation did not end within its time limit"
+    Code.DEADLINE_EXCEEDED,
+    "the operation did not end within its time limit",
+    reason="OPERATION_TIMED_OUT",
 )
-WORKER_LOST = Status(Code.ABORTED, "the worker that ran this attempt was lost")
+WORKER_LOST = Status(
+    Code.ABORTED, "the worker that ran this attempt was lost", reason="WORKER_LOST"
+)
 ATTEMPTS_EXHAUSTED = Status(
-    Code.ABORTED, "the worker was lost in the last attempt that the operation had"
+    Code.ABORTED,
+    "the worker was lost in the last attempt that the operation had",
+    reason="WORKER_LOST",
 )
-
-
-def ready(operation: Operation, now: datetime) -> bool:
-    """Whether a worker may take the operation: it is due, or its lease ran out."""
-    return operation.ready_time is not None and operation.ready_time <= now
 
 
 def claim(operation: Operation, worker: str, now: datetime, lease: timedelta) -> Operation:
@@ -76,7 +78,7 @@ def claim(operation: Operation, worker: str, now: datetime, lease: timedelta) ->
     """
     lost = operation.state is State.RUNNING
     if operation.cancel_requested_time is not None:
-        return _end(operation, State.CANCELLED, now, error=Cancelled().error)
+        return _end(operation, State.CANCELLED, now, error=CANCELLED)
     if operation.deadline is not None and operation.deadline <= now:
         return _end(
             operation, State.FAILED, now, error=DEADLINE_EXCEEDED, last_error=DEADLINE_EXCEEDED
@@ -144,10 +146,10 @@ def finish(operation: Operation, lease: Lease, outcome: Outcome, now: datetime) 
                 last_error=error,
                 dead_letter=dead_letter,
             )
-        case Cancelled(error):
-            return _end(operation, State.CANCELLED, now, error=error)
+        case Cancelled():
+            return _end(operation, State.CANCELLED, now, error=CANCELLED)
         case Retry() | Released() if operation.cancel_requested_time is not None:
-            return _end(operation, State.CANCELLED, now, error=Cancelled().error)
+            return _end(operation, State.CANCELLED, now, error=CANCELLED)
         case Retry(error) if operation.attempt >= operation.max_attempts:
             return _end(
                 operation, State.FAILED, now, error=error, last_error=error, dead_letter=True
@@ -174,7 +176,7 @@ def request_cancel(operation: Operation, now: datetime) -> Operation:
         revision=operation.revision + 1, update_time=moment, cancel_requested_time=moment
     )
     if operation.state is State.PENDING:
-        return _end(asked, State.CANCELLED, now, error=Cancelled().error)
+        return _end(asked, State.CANCELLED, now, error=CANCELLED)
     return asked
 
 

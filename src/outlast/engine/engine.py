@@ -37,6 +37,9 @@ class Engine:
         self.manager = OperationManager(store, clock, self._hub, settings)
         self.executor = Executor(store, clock, self._methods, settings)
         self._sweeper: asyncio.Task[None] | None = None
+        self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Gets the error when a background task ends that should not have."""
+        self._watch(*self._hub.tasks)
 
     @classmethod
     @asynccontextmanager
@@ -67,11 +70,12 @@ class Engine:
     def start(self, *, execute: bool = True) -> None:
         """Begin to run operations (unless told not to) and to forget expired ones."""
         if execute:
-            self.executor.start()
+            self._watch(*self.executor.start())
         interval = self.settings.expire_interval.total_seconds()
         self._sweeper = asyncio.create_task(
             sweep_forever(self.store, self.clock, interval), name="outlast-retention"
         )
+        self._watch(self._sweeper)
 
     def release_waiters(self) -> None:
         """Answer every waiting call with the latest state; new ones do not wait."""
@@ -85,3 +89,16 @@ class Engine:
             await asyncio.wait([self._sweeper])
             self._sweeper = None
         await self._hub.close()
+        self.died.cancel()
+
+    def _watch(self, *tasks: asyncio.Task[None]) -> None:
+        for task in tasks:
+            task.add_done_callback(self._on_end)
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        """Notice a background task that failed: without it the engine only seems to work."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.critical("%s died", task.get_name(), exc_info=error)
+            if not self.died.done():
+                self.died.set_exception(error)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from uuid import uuid4
 
 from outlast.domain.errors import LeaseLostError, OutlastError, StoreUnavailableError
@@ -20,7 +20,7 @@ from outlast.domain.transitions import (
 )
 from outlast.engine.context import ExecutionContext
 from outlast.engine.methods import Method
-from outlast.engine.outcome import UNEXPECTED, AttemptFailedError, failure
+from outlast.engine.outcome import UNEXPECTED, AttemptFailedError, bounded, failure
 from outlast.engine.running import Running, StopReason
 from outlast.engine.settings import EngineSettings
 from outlast.ports import Changes, Claims, Clock, OperationStore
@@ -70,13 +70,14 @@ class Executor:
         """How many handlers are running."""
         return len(self._running)
 
-    def start(self) -> None:
-        """Begin to claim and run operations."""
+    def start(self) -> Sequence[asyncio.Task[None]]:
+        """Begin to claim and run operations; return the tasks that must not end."""
         self._unsubscribe = self._store.changes.subscribe(self._on_changes)
         self._loops = [
             asyncio.create_task(self._claim_forever(), name="outlast-claim"),
             asyncio.create_task(self._renew_forever(), name="outlast-renew"),
         ]
+        return tuple(self._loops)
 
     async def drain(self) -> None:
         """Claim nothing more; return when everything in hand has ended."""
@@ -132,7 +133,7 @@ class Executor:
         except StoreUnavailableError as error:
             _log.warning("no work can be claimed, trying again: %s", error)
             return _RETRY_PAUSE_SECONDS
-        except Exception:
+        except Exception:  # noqa: BLE001  # a store's bug must not end the loop
             _log.exception("claiming failed, trying again")
             return poll
         for claim in claims.claims:
@@ -221,7 +222,8 @@ class Executor:
         except AttemptFailedError as error:
             if running.stop_reason is StopReason.LEASE_LOST:
                 return None
-            return self._failure(running, error)
+            status = bounded(error.status, self._settings.max_error_bytes)
+            return self._failure(running, AttemptFailedError(status, error.retry_delay))
         except LeaseLostError:
             self._count_refused(running)
             return None
@@ -260,7 +262,7 @@ class Executor:
         if size <= limit:
             return Succeeded(response)
         message = f"the response has {size} bytes; the limit is {limit}"
-        return Failed(Status(Code.RESOURCE_EXHAUSTED, message))
+        return Failed(Status(Code.RESOURCE_EXHAUSTED, message, reason="RESPONSE_TOO_LARGE"))
 
     async def _write(self, running: Running, outcome: Outcome) -> None:
         """Write an outcome, however long the store is away; a lost lease ends that too."""
@@ -277,7 +279,7 @@ class Executor:
                 await self._clock.sleep(pause)
                 pause = min(2 * pause, 5.0)
                 continue
-            except Exception:
+            except Exception:  # noqa: BLE001  # as above
                 _log.exception("the outcome of operation %s cannot be stored", running.lease.name)
                 if isinstance(outcome, Failed) and outcome.error == UNEXPECTED:
                     return
@@ -358,7 +360,7 @@ class Executor:
         except OutlastError as error:
             _log.warning("leases are not renewed, trying again: %s", error)
             return False
-        except Exception:
+        except Exception:  # noqa: BLE001  # as above
             _log.exception("renewing leases failed, trying again")
             return False
         until = asked_at + self._settings.lease.total_seconds()

@@ -48,8 +48,8 @@ class Page:
 class OperationManager:
     """Starts, reads, lists, cancels, deletes and waits.
 
-    `patience` is how many seconds a call may wait for a store that cannot answer;
-    None for the setting. Then StoreUnavailableError is raised.
+    `patience` is how many seconds a call may wait for a store that cannot answer, at
+    most `store_patience`; then StoreUnavailableError is raised.
     """
 
     def __init__(
@@ -168,9 +168,9 @@ class OperationManager:
         )
 
     async def _patiently(self, call: Callable[[], Awaitable[T]], patience: float | None) -> T:
-        if patience is None:
-            patience = self._settings.store_patience.total_seconds()
-        return await absorb(self._clock, call, patience)
+        longest = self._settings.store_patience.total_seconds()
+        bounded = longest if patience is None else min(patience, longest)
+        return await absorb(self._clock, call, bounded)
 
 
 _FRAME_BYTES = 1024

@@ -1,7 +1,7 @@
 """What the engine knows of a method: how to run it, and by which rules."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from outlast.domain.status import Payload
@@ -19,7 +19,7 @@ class Method:
     """Do the work for a request, under a context; return the response."""
     metadata_type: str
     """The type URL of the metadata message."""
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
     timeout: timedelta | None = None
     retention: timedelta = timedelta(days=30)
     concurrency: int | None = None

@@ -1,5 +1,6 @@
 """What becomes of an operation after an attempt."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from outlast.domain.errors import OutlastError
@@ -8,8 +9,16 @@ from outlast.domain.status import Code, Status
 from outlast.domain.transitions import Failed, Outcome, Retry
 from outlast.engine.retry import RetryPolicy
 
-UNEXPECTED = Status(Code.INTERNAL, "the operation failed unexpectedly")
+UNEXPECTED = Status(Code.INTERNAL, "the operation failed unexpectedly", reason="UNEXPECTED_FAILURE")
 """All that a client learns of an exception that the handler did not mean to raise."""
+
+
+def bounded(status: Status, limit: int) -> Status:
+    """Return a status of at most about `limit` bytes: cut short, or without its details."""
+    size = len(status.message) + sum(len(detail.value) for detail in status.details)
+    if size <= limit:
+        return status
+    return replace(status, message=status.message[: limit // 4], details=status.details[:0])
 
 
 class AttemptFailedError(OutlastError):

@@ -25,8 +25,8 @@ class EngineSettings:
     """The longest that one WaitOperation call lasts."""
     waiter_poll_interval: timedelta = timedelta(seconds=10)
     """How often waited-for operations are looked up in case a hint was lost."""
-    store_patience: timedelta = timedelta(seconds=10)
-    """How long a call without a deadline waits for a store that cannot answer."""
+    store_patience: timedelta = timedelta(seconds=30)
+    """How long a call waits for a store that cannot answer, if its deadline allows."""
     expire_interval: timedelta = timedelta(seconds=60)
     """How often expired operations are swept out."""
     max_pending: int = 10_000

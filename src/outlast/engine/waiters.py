@@ -39,10 +39,11 @@ class WaiterHub:
         self._to_read: set[str] = set()
         self._work = asyncio.Event()
         self._unsubscribe = store.changes.subscribe(self._on_changes)
-        self._tasks = [
+        self.tasks = (
             asyncio.create_task(self._read_changed(), name="outlast-waiters-reader"),
             asyncio.create_task(self._poll(), name="outlast-waiters-poll"),
-        ]
+        )
+        """What must not end while the hub is open."""
 
     @property
     def count(self) -> int:
@@ -86,9 +87,9 @@ class WaiterHub:
         """Release everybody and stop."""
         self.release()
         self._unsubscribe()
-        for task in self._tasks:
+        for task in self.tasks:
             task.cancel()
-        await asyncio.wait(self._tasks)
+        await asyncio.wait(self.tasks)
 
     def _add(self, name: str, waiter: _Waiter) -> None:
         self._waiters.setdefault(name, set()).add(waiter)

@@ -164,7 +164,7 @@ def next_ready(methods: int) -> str:
 
 @cache
 def list_page(*, states: int, method: bool, dead_letter: bool, principal: bool, after: bool) -> str:
-    """Read a page, the newest first; the parameters are named, states are state0, state1 …"""
+    """Read a page, the newest first. Parameters are named; states are state0 and so on."""
     tests = [
         "o.parent = :parent",
         "o.deleted = 0",

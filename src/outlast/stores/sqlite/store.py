@@ -32,9 +32,9 @@ from outlast.stores.sqlite.commands import (
     Insert,
     RecordStep,
     Renew,
-    WrittenByOthers,
     TakeReady,
     Update,
+    WrittenByOthers,
 )
 from outlast.stores.sqlite.connection import connect, is_busy, prepare_file, translated_errors
 from outlast.stores.sqlite.rows import (

@@ -69,7 +69,9 @@ class Transaction:
 
     def flush(self) -> None:
         """Write what changed, so that statements see it."""
-        rows = [(row_id, *changing_values(record)) for row_id, record in self._dirty.items()]
+        rows: list[Row] = [
+            (row_id, *changing_values(record)) for row_id, record in self._dirty.items()
+        ]
         for batch in statements.batches(rows):
             self.connection.execute(
                 statements.update_operations(len(batch)), statements.flat(batch)

@@ -99,7 +99,7 @@ class Writer:
             for job in jobs:
                 job.error = error
             return []
-        except Exception as error:  # a command that SQLite refuses must not take others down
+        except Exception as error:  # noqa: BLE001  # one bad command must not take others down
             if len(jobs) == 1:
                 jobs[0].error = error
                 return []

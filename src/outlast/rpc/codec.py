@@ -1,0 +1,124 @@
+"""Operations of the domain as messages of google.longrunning."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from google.longrunning import operations_pb2
+from google.protobuf import descriptor_pool
+from google.protobuf.any_pb2 import Any as AnyProto
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from outlastapi.v1 import operation_metadata_pb2
+from outlastapi.v1.operation_metadata_pb2 import OperationMetadata, OperationProgress
+
+from outlast.domain.operation import Operation, Progress, State
+from outlast.rpc.errors import TYPE_PREFIX, status_to_proto
+
+_METADATA_NAME = OperationMetadata.DESCRIPTOR.full_name
+_STATES = {state: OperationMetadata.State.Value(state.name) for state in State}
+
+
+class Codec:
+    """Encodes operations.
+
+    A service's metadata is kept as it wrote it, without the part that the framework
+    fills. On the wire the two are one message: in protobuf, serialised messages that
+    follow one another are merged.
+    """
+
+    def __init__(self) -> None:
+        self._fillers: dict[str, _Filler] = {}
+
+    def to_proto(self, operation: Operation) -> operations_pb2.Operation:
+        """Return a snapshot; equal records give equal bytes."""
+        proto = operations_pb2.Operation(
+            name=operation.name, metadata=self.metadata(operation), done=operation.done
+        )
+        if operation.response is not None:
+            proto.response.type_url = operation.response.type_url
+            proto.response.value = operation.response.value
+        elif operation.error is not None:
+            proto.error.CopyFrom(status_to_proto(operation.error))
+        return proto
+
+    def metadata(self, operation: Operation) -> AnyProto:
+        """Return the metadata of a snapshot."""
+        own = operation.metadata
+        filler = self._fillers.get(own.type_url)
+        if filler is None:
+            filler = self._fillers[own.type_url] = _filler(own.type_url)
+        return AnyProto(type_url=own.type_url, value=own.value + filler(operation))
+
+
+_Filler = Callable[[Operation], bytes]
+
+
+def _filler(type_url: str) -> _Filler:
+    """Return what makes the framework's part of a metadata message of a type."""
+    name = type_url.removeprefix(TYPE_PREFIX)
+    if name == _METADATA_NAME:
+        return lambda operation: metadata_of(operation).SerializeToString(deterministic=True)
+    try:
+        descriptor = descriptor_pool.Default().FindMessageTypeByName(name)
+    except KeyError:
+        return lambda _: b""
+    field = metadata_field(descriptor)
+    if field is None:
+        return lambda _: b""
+    message_class, key = GetMessageClass(descriptor), field.name
+    return lambda operation: message_class(**{key: metadata_of(operation)}).SerializeToString(
+        deterministic=True
+    )
+
+
+def metadata_of(operation: Operation) -> OperationMetadata:
+    """Return the part of an operation's metadata that the framework fills."""
+    waits_for_retry = operation.state is State.PENDING and operation.attempt > 0
+    return OperationMetadata(
+        state=_STATES[operation.state],
+        verb=operation.method,
+        target=operation.target,
+        attempt=operation.attempt,
+        max_attempts=operation.max_attempts,
+        progress=None if operation.progress is None else _progress(operation.progress),
+        create_time=moment(operation.create_time),
+        start_time=moment(operation.start_time),
+        update_time=moment(operation.update_time),
+        end_time=moment(operation.end_time),
+        expire_time=moment(operation.expire_time),
+        cancel_requested_time=moment(operation.cancel_requested_time),
+        next_attempt_time=moment(operation.ready_time if waits_for_retry else None),
+        last_error=None if operation.last_error is None else status_to_proto(operation.last_error),
+        dead_letter=operation.dead_letter,
+        retried_from=operation.retried_from,
+    )
+
+
+def moment(value: datetime | timedelta | None) -> Any:
+    """Return a time or a duration as generated constructors take it, which stubs do not say."""
+    return value
+
+
+def metadata_field(descriptor: Any) -> FieldDescriptor | None:
+    """Return the field of a metadata message that the framework fills, found by its type."""
+    field: FieldDescriptor
+    for field in descriptor.fields:
+        if (
+            field.message_type is not None
+            and field.message_type.full_name == _METADATA_NAME
+            and not field.is_repeated
+        ):
+            return field
+    return None
+
+
+def _progress(progress: Progress) -> OperationProgress:
+    return operation_metadata_pb2.OperationProgress(
+        completed=progress.completed,
+        total=progress.total,
+        percent=progress.percent,
+        stage=progress.stage,
+        message=progress.message,
+        estimated_end_time=moment(progress.estimated_end_time),
+    )

@@ -1,0 +1,149 @@
+"""What a handler is given besides its request."""
+
+import inspect
+import json
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, Generic, TypeVar, cast
+
+from google.protobuf import descriptor_pool
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from outlastapi.v1.operation_metadata_pb2 import OperationMetadata
+
+from outlast.domain.errors import ConfigurationError
+from outlast.domain.operation import Progress
+from outlast.domain.status import Payload
+from outlast.engine.context import ExecutionContext
+from outlast.rpc.codec import metadata_field
+from outlast.rpc.errors import TYPE_PREFIX, pack
+
+M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+
+_JSON_TYPE = "application/json"
+
+
+class OperationContext(Generic[M]):
+    """One attempt of an operation, as its handler sees it.
+
+    A handler is told to stop by CancelledError: on CancelOperation, at its deadline,
+    when the server stops, and when it has lost its operation to another worker. What
+    it does then is clean up and let the error pass.
+    """
+
+    def __init__(self, execution: ExecutionContext, metadata: M) -> None:
+        self.metadata = metadata
+        """The service's own metadata: change its fields, `progress` keeps them.
+
+        It is what the attempt before left. The field that the framework fills is empty.
+        """
+        self._execution = execution
+
+    @property
+    def name(self) -> str:
+        """The name of the operation; with a step's key, an idempotency key to pass on."""
+        return self._execution.operation.name
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+        return self._execution.operation.attempt
+
+    @property
+    def max_attempts(self) -> int:
+        """How many attempts there are at most."""
+        return self._execution.operation.max_attempts
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the operation must have ended, if its method has a timeout."""
+        return self._execution.operation.deadline
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the handler was told to stop because a caller cancelled."""
+        return self._execution.cancel_requested
+
+    async def progress(
+        self, *, completed: int = 0, total: int = 0, stage: str = "", message: str = ""
+    ) -> None:
+        """Report how far the work is, and keep `metadata` as it is now, durably.
+
+        `total` is 0 if unknown. Raises ValueError for negative numbers, and
+        PayloadTooLargeError if the metadata is too large.
+        """
+        if completed < 0 or total < 0:
+            msg = f"progress cannot be negative: {completed} of {total}"
+            raise ValueError(msg)
+        progress = Progress(
+            completed, total, stage, message, self._execution.estimate_end(completed, total)
+        )
+        await self._execution.report(progress, own_metadata(self.metadata))
+
+    async def step(self, key: str, function: Callable[..., Awaitable[T] | T], *args: Any) -> T:
+        """Do a part of the work that is not to be done again; return its result.
+
+        If an earlier attempt recorded a result under the key, that is returned and
+        nothing is called. Otherwise `function(*args)` is called, awaited if it is async
+        and run in a thread if not, and its result recorded durably. The result is a
+        protobuf message or what JSON can hold, and comes back from the record equal to
+        what was returned (tuples as lists). After a crash between the two the step is
+        done again. Raises DuplicateStepError for a key used before in this attempt.
+        """
+        recorded = await self._execution.recorded_step(key)
+        if recorded is not None:
+            return cast("T", _unpack_result(recorded))
+        result = await self._call(function, *args)
+        packed = _pack_result(key, result)
+        await self._execution.record_step(key, packed)
+        return cast("T", _unpack_result(packed))
+
+    async def run_in_process(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a function in another process: for work that takes the processor.
+
+        Function, arguments and result must pickle. The process is killed when this
+        attempt is told to stop. Raises what the function raises.
+        """
+        return await self._execution.run_in_process(function, *args)
+
+    async def run_in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a function in a thread: for calls that block. It cannot be stopped."""
+        return await self._execution.run_in_thread(function, *args)
+
+    async def _call(self, function: Callable[..., Awaitable[T] | T], *args: Any) -> T:
+        if inspect.iscoroutinefunction(function):
+            return cast("T", await function(*args))
+        result = await self._execution.run_in_thread(function, *args)
+        if inspect.isawaitable(result):
+            return cast("T", await result)
+        return result
+
+
+def own_metadata(metadata: Message) -> Payload:
+    """Pack a metadata message without the part that the framework fills."""
+    if isinstance(metadata, OperationMetadata):
+        return pack(OperationMetadata())
+    field = metadata_field(metadata.DESCRIPTOR)
+    if field is not None:
+        metadata.ClearField(field.name)
+    return pack(metadata)
+
+
+def _pack_result(key: str, result: Any) -> Payload:
+    if isinstance(result, Message):
+        return pack(result)
+    try:
+        return Payload(_JSON_TYPE, json.dumps(result, allow_nan=False).encode())
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"the result of step {key!r} is neither a protobuf message nor JSON: {error}"
+        ) from error
+
+
+def _unpack_result(payload: Payload) -> Any:
+    if payload.type_url == _JSON_TYPE:
+        return json.loads(payload.value)
+    name = payload.type_url.removeprefix(TYPE_PREFIX)
+    message_class = GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(name))
+    return message_class.FromString(payload.value)

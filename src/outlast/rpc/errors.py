@@ -1,0 +1,169 @@
+"""Errors on the wire: one table from our errors to codes, with details (AIP-193)."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyProto
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from outlast.domain import errors
+from outlast.domain.status import Code, Payload, Status
+from outlast.engine.outcome import UNEXPECTED
+from outlast.engine.processes import WorkerProcessError
+
+_log = logging.getLogger(__name__)
+
+ERROR_DOMAIN = "outlastapi"
+"""`ErrorInfo.domain` of everything that the framework itself says."""
+
+TYPE_PREFIX = "type.googleapis.com/"
+
+_CODES: Mapping[type[errors.OutlastError], Code] = {
+    errors.InvalidArgumentError: Code.INVALID_ARGUMENT,
+    errors.OperationNotFoundError: Code.NOT_FOUND,
+    errors.ExclusiveConflictError: Code.ABORTED,
+    errors.LeaseLostError: Code.ABORTED,
+    errors.ResourceExhaustedError: Code.RESOURCE_EXHAUSTED,
+    errors.PayloadTooLargeError: Code.RESOURCE_EXHAUSTED,
+    errors.UnsupportedError: Code.UNIMPLEMENTED,
+    errors.StoreUnavailableError: Code.UNAVAILABLE,
+    WorkerProcessError: Code.UNAVAILABLE,
+}
+
+# Trailers over 8 KiB are refused by many clients, so what is echoed is kept short.
+_MAX_MESSAGE = 400
+_MAX_VALUE = 200
+_MAX_DETAILS_BYTES = 6 * 1024
+
+
+class ServiceError(Exception):
+    """An error for the caller, with a code of the service's choice.
+
+    Raise it from `validate` and from ordinary RPCs. `reason` is UPPER_SNAKE_CASE and
+    stable; `domain` names the service; `metadata` holds what is variable in the
+    message. `details` are further messages of google.rpc, each type once.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        reason: str = "SERVICE_ERROR",
+        domain: str = ERROR_DOMAIN,
+        metadata: Mapping[str, str] | None = None,
+        details: Sequence[Message] = (),
+    ) -> None:
+        if code is Code.OK:
+            msg = "an error cannot have code OK"
+            raise ValueError(msg)
+        super().__init__(message)
+        info = error_details_pb2.ErrorInfo(reason=reason, domain=domain, metadata=metadata or {})
+        self.status = Status(
+            Code(code), message, tuple(pack(detail) for detail in (info, *details)), reason
+        )
+
+
+class OperationFailed(ServiceError):  # noqa: N818  # what happened, in the words of the API
+    """The operation has failed: raise it from the handler of a long-running method.
+
+    It is retried if the method's retry policy has the code, or if `retry_delay` says
+    when; otherwise the operation ends with this error.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        reason: str = "OPERATION_FAILED",
+        domain: str = ERROR_DOMAIN,
+        metadata: Mapping[str, str] | None = None,
+        details: Sequence[Message] = (),
+        retry_delay: timedelta | None = None,
+    ) -> None:
+        super().__init__(
+            code, message, reason=reason, domain=domain, metadata=metadata, details=details
+        )
+        self.retry_delay = retry_delay
+
+
+def pack(message: Message) -> Payload:
+    """Pack a message, the same bytes for equal messages."""
+    return Payload(
+        TYPE_PREFIX + message.DESCRIPTOR.full_name, message.SerializeToString(deterministic=True)
+    )
+
+
+def status_of(error: Exception) -> Status:
+    """Return what a caller learns of an error; nothing of what was not meant for it."""
+    if isinstance(error, ServiceError):
+        return error.status
+    if not isinstance(error, errors.OutlastError):
+        return UNEXPECTED
+    code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), Code.INTERNAL)
+    return Status(
+        code, error.message, tuple(pack(detail) for detail in _details(error)), error.reason
+    )
+
+
+def status_to_proto(status: Status) -> status_pb2.Status:
+    """Return a google.rpc.Status; it always has an ErrorInfo."""
+    details = [AnyProto(type_url=each.type_url, value=each.value) for each in status.details]
+    if not any(each.type_url == _ERROR_INFO for each in status.details):
+        info = pack(error_details_pb2.ErrorInfo(reason=status.reason, domain=ERROR_DOMAIN))
+        details.insert(0, AnyProto(type_url=info.type_url, value=info.value))
+    return status_pb2.Status(code=int(status.code), message=status.message, details=details)
+
+
+async def abort(context: Any, error: Exception) -> NoReturn:
+    """End an RPC with an error and its details."""
+    status = status_of(error)
+    if status is UNEXPECTED:
+        _log.error("an RPC failed unexpectedly", exc_info=error)
+    proto = status_to_proto(status)
+    proto.message = _shortened(proto.message, _MAX_MESSAGE)
+    while len(proto.details) > 1 and proto.ByteSize() > _MAX_DETAILS_BYTES:
+        del proto.details[-1]
+    trailers = (("grpc-status-details-bin", proto.SerializeToString()),)
+    await context.abort(_GRPC_CODES[proto.code], proto.message, trailers)
+    raise AssertionError  # abort raises
+
+
+_GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_ERROR_INFO = TYPE_PREFIX + error_details_pb2.ErrorInfo.DESCRIPTOR.full_name
+
+
+def _details(error: errors.OutlastError) -> list[Message]:
+    metadata = {key: _shortened(value, _MAX_VALUE) for key, value in error.metadata.items()}
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=metadata)
+    ]
+    match error:
+        case errors.InvalidArgumentError():
+            violation = error_details_pb2.BadRequest.FieldViolation(
+                field=error.field,
+                description=_shortened(error.description, _MAX_MESSAGE),
+                reason=error.reason,
+            )
+            details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+        case errors.OperationNotFoundError():
+            details.append(
+                error_details_pb2.ResourceInfo(
+                    resource_type="google.longrunning.Operation",
+                    resource_name=_shortened(error.name, _MAX_VALUE),
+                )
+            )
+        case errors.ResourceExhaustedError():
+            details.append(error_details_pb2.RetryInfo(retry_delay=error.retry_delay))
+        case _:
+            pass
+    return details
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

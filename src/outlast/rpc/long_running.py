@@ -1,0 +1,127 @@
+"""The decorator: a servicer method that starts an operation and one that does its work."""
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from google.longrunning import operations_pb2
+from google.protobuf.message import Message
+
+from outlast.domain.errors import ConfigurationError
+from outlast.engine.retry import RetryPolicy
+from outlast.rpc.context import OperationContext
+
+S = TypeVar("S")
+Req = TypeVar("Req", bound=Message)
+Resp = TypeVar("Resp", bound=Message)
+M = TypeVar("M", bound=Message)
+
+_OPTIONS = "__outlast_options__"
+_STARTS = "__outlast_starts__"
+
+Handler = Callable[[S, Req, OperationContext[M]], Awaitable[Resp]]
+Start = Callable[[Any, Any], Awaitable[operations_pb2.Operation]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the decorator was told, and the function that it decorates."""
+
+    handler: Callable[[Any, Any, Any], Awaitable[Any]]
+    retry: RetryPolicy
+    timeout: timedelta | None
+    retention: timedelta
+    concurrency: int | None
+    validate: Callable[..., Awaitable[None] | None] | None
+    exclusive: Callable[[Any], str] | None
+    target: Callable[[Any], str] | None
+
+
+def long_running(
+    *,
+    retry: RetryPolicy | None = None,
+    timeout: timedelta | None = None,  # of the operation, not of this call
+    retention: timedelta = timedelta(days=30),
+    concurrency: int | None = None,
+    validate: Callable[..., Awaitable[None] | None] | None = None,
+    exclusive: Callable[[Req], str] | None = None,
+    target: Callable[[Req], str] | None = None,
+) -> Callable[
+    [Callable[[S, Req, OperationContext[M]], Awaitable[Resp]]],
+    Callable[[S, Req, Any], Awaitable[operations_pb2.Operation]],
+]:
+    """Make an RPC that returns an Operation out of the function that does its work.
+
+    The RPC checks the request, stores it durably and returns; the function runs
+    afterwards, here or in another process, more than once if it is interrupted.
+    Response and metadata types are those of the method's `operation_info`.
+
+    Args:
+        retry: Which failures are tried again, how often and when.
+        timeout: How long the work may take from its first start, retries and the waits
+            between them included; then it ends with DEADLINE_EXCEEDED.
+        retention: How long the finished operation is kept.
+        concurrency: How many of them one process runs at the same time.
+        validate: Checks a request before anything is stored: a function of the request,
+            or of the servicer and the request. It raises InvalidArgumentError or
+            ServiceError, which the caller receives.
+        exclusive: Returns the key of the resource that the work needs for itself; while
+            an operation with the same key is not done, others are refused with ABORTED.
+            Empty for none.
+        target: Returns the resource that the metadata names as target. By default it is
+            the request's `name`, or its `parent`.
+
+    Of the request these fields have a meaning if it has them: `parent` (names the
+    operation `{parent}/operations/{id}`), `request_id` (makes the start idempotent,
+    AIP-155) and `validate_only` (only checks, AIP-163).
+    """
+
+    def decorate(
+        handler: Callable[[S, Req, OperationContext[M]], Awaitable[Resp]],
+    ) -> Callable[[S, Req, Any], Awaitable[operations_pb2.Operation]]:
+        if not inspect.iscoroutinefunction(handler):
+            raise ConfigurationError(f"{handler.__qualname__} must be an async def")
+
+        @functools.wraps(handler)
+        async def start(self: S, request: Req, context: Any) -> operations_pb2.Operation:
+            return await _start_of(self, handler.__name__)(request, context)
+
+        options = Options(
+            handler=handler,
+            retry=retry or RetryPolicy(),
+            timeout=timeout,
+            retention=retention,
+            concurrency=concurrency,
+            validate=validate,
+            exclusive=exclusive,
+            target=target,
+        )
+        setattr(start, _OPTIONS, options)
+        return start
+
+    return decorate
+
+
+def options_of(servicer: object, method: str) -> Options | None:
+    """Return what a servicer's method was decorated with, None if it was not."""
+    options: Options | None = getattr(getattr(type(servicer), method, None), _OPTIONS, None)
+    return options
+
+
+def bind(servicer: object, starts: dict[str, Start]) -> None:
+    """Tell a servicer's decorated methods how to start operations."""
+    setattr(servicer, _STARTS, starts)
+
+
+def _start_of(servicer: object, method: str) -> Start:
+    starts: dict[str, Start] = getattr(servicer, _STARTS, {})
+    try:
+        return starts[method]
+    except KeyError:
+        raise ConfigurationError(
+            f"{type(servicer).__name__}.{method} is not bound to operations: "
+            "hand the servicer to outlast.Server or outlast.Operations"
+        ) from None

@@ -1,0 +1,94 @@
+"""The google.longrunning.Operations service."""
+
+from typing import Any
+
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf import empty_pb2
+from google.protobuf.duration_pb2 import Duration
+
+from outlast.domain.errors import InvalidArgumentError, UnsupportedError
+from outlast.domain.filter import compile_filter, conditions, operation_schema, parse
+from outlast.domain.listing import Conditions, ListQuery
+from outlast.domain.names import check_operation_name, parent_of_collection
+from outlast.engine.engine import Engine
+from outlast.rpc.calls import seconds_left
+from outlast.rpc.codec import Codec
+from outlast.rpc.metadata_schema import metadata_schema
+from outlast.rpc.page_tokens import PageTokens
+
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 1000
+
+_MAX_DURATION_SECONDS = 315_576_000_000
+_MAX_NANOS = 999_999_999
+
+
+class OperationsServicer(operations_pb2_grpc.OperationsServicer):
+    """The five standard methods, over one engine."""
+
+    def __init__(self, engine: Engine, codec: Codec) -> None:
+        self._engine = engine
+        self._manager = engine.manager
+        self._codec = codec
+        self._tokens = PageTokens(engine.store.secret)
+
+    async def GetOperation(
+        self, request: operations_pb2.GetOperationRequest, context: Any
+    ) -> operations_pb2.Operation:
+        name = check_operation_name(request.name)
+        return self._codec.to_proto(await self._manager.get(name, seconds_left(context)))
+
+    async def WaitOperation(
+        self, request: operations_pb2.WaitOperationRequest, context: Any
+    ) -> operations_pb2.Operation:
+        name = check_operation_name(request.name)
+        left = seconds_left(context)
+        limits = [left] if left is not None else []
+        if request.HasField("timeout"):
+            limits.append(_seconds(request.timeout))
+        operation = await self._manager.wait(name, min(limits, default=None), left)
+        return self._codec.to_proto(operation)
+
+    async def CancelOperation(
+        self, request: operations_pb2.CancelOperationRequest, context: Any
+    ) -> empty_pb2.Empty:
+        await self._manager.cancel(check_operation_name(request.name), seconds_left(context))
+        return empty_pb2.Empty()
+
+    async def DeleteOperation(
+        self, request: operations_pb2.DeleteOperationRequest, context: Any
+    ) -> empty_pb2.Empty:
+        await self._manager.delete(check_operation_name(request.name), seconds_left(context))
+        return empty_pb2.Empty()
+
+    async def ListOperations(
+        self, request: operations_pb2.ListOperationsRequest, context: Any
+    ) -> operations_pb2.ListOperationsResponse:
+        if request.return_partial_success:
+            raise UnsupportedError("return_partial_success")
+        parent = parent_of_collection(request.name)
+        if request.page_size < 0:
+            raise InvalidArgumentError("page_size", "must not be negative")
+        bound = parent, request.filter
+        after = self._tokens.open(request.page_token, *bound) if request.page_token else None
+        matches, pushed = None, Conditions()
+        if request.filter.strip():
+            expression = parse(request.filter)
+            types = (method.metadata_type for method in self._engine.methods.values())
+            schema = operation_schema(metadata_schema(types, self._codec))
+            matches, pushed = compile_filter(expression, schema), conditions(expression)
+        size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+        query = ListQuery(parent, size, after, pushed)
+        page = await self._manager.list_page(query, matches, seconds_left(context))
+        return operations_pb2.ListOperationsResponse(
+            operations=[self._codec.to_proto(each) for each in page.operations],
+            next_page_token=self._tokens.seal(page.next, *bound) if page.next else "",
+        )
+
+
+def _seconds(timeout: Duration) -> float:
+    """Return a duration in seconds; raise unless it is well formed and not negative."""
+    seconds, nanos = timeout.seconds, timeout.nanos
+    if not (0 <= seconds <= _MAX_DURATION_SECONDS and 0 <= nanos <= _MAX_NANOS):
+        raise InvalidArgumentError("timeout", "must be a valid duration that is not negative")
+    return seconds + nanos / 1e9
