@@ -1,0 +1,176 @@
+"""A server with everything: health, reflection, signals, drain."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from outlast.domain.errors import ConfigurationError
+from outlast.engine.clock import SystemClock
+from outlast.ports import Clock
+from outlast.server.config import ServerConfig, TlsFiles
+from outlast.server.operations import Operations
+
+_log = logging.getLogger(__name__)
+
+_GRPC_OPTIONS = (
+    # A second server on the same port must fail, not take half of the calls.
+    ("grpc.so_reuseport", 0),
+    # The defaults cancel a burst of waiting calls.
+    ("grpc.server.max_pending_requests", 100_000),
+    ("grpc.server.max_pending_requests_hard_limit", 200_000),
+)
+_CLOSE_SECONDS = 1.0
+"""How long calls that are being answered have when everything else is done."""
+
+
+class Server:
+    """Serves services with their operations. Use it as an async context manager.
+
+    Entering it opens the store and listens; raises StoreOpenError and
+    ConfigurationError. Leaving it drains: health turns NOT_SERVING, waiting calls get
+    the latest state, running operations get `grace` to end, and what is left is given
+    back, to be run when the server starts again.
+    """
+
+    def __init__(
+        self,
+        *,
+        services: Sequence[object],
+        config: ServerConfig | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.config = config or ServerConfig()
+        self.address = ""
+        """Where the server listens, with the real port."""
+        self._services = services
+        self._clock = clock or SystemClock()
+        self._stack = AsyncExitStack()
+        self._hurry = asyncio.Event()
+
+    @property
+    def operations(self) -> Operations:
+        """The operations of the services."""
+        return self._operations
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self._operations = await stack.enter_async_context(
+                Operations.open(
+                    self.config.store,
+                    services=self._services,
+                    settings=self.config.engine,
+                    clock=self._clock,
+                    execute=self.config.execute,
+                )
+            )
+            self._grpc = grpc.aio.server(options=_GRPC_OPTIONS)
+            self._operations.add_to(self._grpc)
+            self._add_health()
+            self._add_reflection()
+            self.address = self._bind()
+            await self._grpc.start()
+            stack.push_async_callback(self._grpc.stop, _CLOSE_SECONDS)
+            stack.push_async_callback(self._drain)
+            await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+
+    def hurry(self) -> None:
+        """Give up the grace: what runs is given back at once."""
+        self._hurry.set()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, or until the engine dies, which raises.
+
+        A second signal while the server drains ends the grace.
+        """
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+
+        def on_signal() -> None:
+            if stop.is_set():
+                self.hurry()
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        self._stack.callback(_remove_signal_handlers, loop)
+        died: asyncio.Future[Any] = self._operations.engine.died
+        stopped: asyncio.Future[Any] = asyncio.create_task(stop.wait(), name="outlast-signal")
+        await asyncio.wait((stopped, died), return_when=asyncio.FIRST_COMPLETED)
+        if died.done():
+            stopped.cancel()
+            died.result()
+
+    def _add_health(self) -> None:
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+
+    def _add_reflection(self) -> None:
+        names = [*self._operations.service_names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        reflection.enable_server_reflection(names, self._grpc)
+
+    async def _set_health(self, status: Any) -> None:
+        for name in ("", *self._operations.service_names):
+            await self._health.set(name, status)
+
+    def _bind(self) -> str:
+        listen, tls = self.config.listen, self.config.tls
+        try:
+            if tls is None:
+                port = self._grpc.add_insecure_port(listen)
+            else:
+                port = self._grpc.add_secure_port(listen, _credentials(tls))
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"cannot listen on {listen}: the address is in use or is not this machine's"
+            ) from error
+        if listen.startswith("unix:"):
+            return listen
+        return f"{listen.rpartition(':')[0]}:{port}"
+
+    async def _drain(self) -> None:
+        """Let calls and operations end in peace, as far as the grace goes."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        engine = self._operations.engine
+        engine.release_waiters()
+        timer = self._clock.call_later(self.config.grace.total_seconds(), self.hurry)
+        waits = [
+            asyncio.create_task(engine.executor.drain(), name="outlast-drain"),
+            asyncio.create_task(self._hurry.wait(), name="outlast-grace"),
+        ]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        timer.cancel()
+        for task in waits:
+            task.cancel()
+        await asyncio.wait(waits)
+        await engine.executor.stop()
+
+
+def _remove_signal_handlers(loop: asyncio.AbstractEventLoop) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+
+
+def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+    try:
+        pair = tls.key.read_bytes(), tls.certificate.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}") from error
+    return grpc.ssl_server_credentials([pair])

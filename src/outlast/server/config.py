@@ -1,0 +1,39 @@
+"""What a server is told."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from outlast.domain.errors import ConfigurationError
+from outlast.engine.settings import EngineSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """A certificate chain and its private key, in PEM files."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Where a server listens, what it keeps operations in, and how it ends."""
+
+    store: str = "outlast.db"
+    """A path to an SQLite file, made if it is not there; or `memory:`."""
+    listen: str = "127.0.0.1:50051"
+    """`host:port`, `[v6 address]:port` or `unix:path`; port 0 takes a free one."""
+    tls: TlsFiles | None = None
+    """None serves without encryption."""
+    grace: timedelta = timedelta(seconds=30)
+    """How long running operations may take to end when the server stops."""
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    execute: bool = True
+    """Whether this process runs operations, or only serves the API."""
+
+    def __post_init__(self) -> None:
+        if self.grace < timedelta():
+            raise ConfigurationError(f"grace must not be negative: {self.grace}")
+        if ":" not in self.listen:
+            raise ConfigurationError(f"listen must be host:port, not {self.listen!r}")
