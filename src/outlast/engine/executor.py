@@ -152,7 +152,7 @@ class Executor:
             return min(until_ready, poll)
         if claims.claims and len(self._running) < self._settings.concurrency:
             self._wake.set()
-        return poll
+        return min(_RETRY_PAUSE_SECONDS, poll)
 
     def _free_slots(self) -> Mapping[str, int]:
         """Return how many more operations of each method may run, for those that may."""

@@ -47,6 +47,9 @@ class Insert(Command[Inserted]):
         stored = transaction.find(self.operation.name)
         if stored is not None and stored.operation is self.operation:
             return Inserted(self.operation, created=True)
+        transaction.load([self.operation.name])
+        if (stored := transaction.find(self.operation.name)) is not None:
+            return Inserted(stored.operation, created=False)
         if (existing := self._same_request(transaction)) is not None:
             if existing.request_digest != self.operation.request_digest:
                 raise RequestIdReusedError(self.operation.request_id)
@@ -200,28 +203,23 @@ class TakeReady(Command[Claims]):
         if not free or self.limit <= 0:
             return Claims([], None)
         ready = self._ready(transaction, free)
-        taken = ready[: self.limit]
-        claims = self._take(transaction, [row_id for row_id, _, _ in taken])
+        claims = self._take(transaction, [row_id for row_id, _ in ready])
         transaction.flush()
-        if len(ready) > self.limit:
-            return Claims(claims, from_micros(ready[self.limit][1]))
-        for _, _, method in taken:
-            free[method] -= 1
-        return Claims(
-            claims, self._next(transaction, [m for m, count in free.items() if count > 0])
-        )
+        sql = statements.next_ready(len(self.slots))
+        (moment,) = transaction.connection.execute(sql, list(self.slots)).fetchone()
+        return Claims(claims, from_micros(moment))
 
     def _ready(
         self, transaction: Transaction, free: Mapping[str, int]
-    ) -> Sequence[tuple[int, int, str]]:
+    ) -> Sequence[tuple[int, int]]:
         now = to_micros(transaction.now)
         parameters = [
             value
             for method, count in free.items()
-            for value in (method, now, min(count, self.limit + 1))
+            for value in (method, now, min(count, self.limit))
         ]
         sql = statements.select_ready(len(free))
-        return transaction.connection.execute(sql, [*parameters, self.limit + 1]).fetchall()
+        return transaction.connection.execute(sql, [*parameters, self.limit]).fetchall()
 
     def _take(self, transaction: Transaction, ids: Sequence[int]) -> list[Claim]:
         requests: dict[int, tuple[Stored, Payload]] = {}
@@ -239,15 +237,6 @@ class TakeReady(Command[Claims]):
             if after.state is State.RUNNING:
                 claims.append(Claim(after, request))
         return claims
-
-    def _next(self, transaction: Transaction, methods: Sequence[str]) -> datetime | None:
-        if not methods:
-            return None
-        now = to_micros(transaction.now)
-        parameters = [value for method in methods for value in (method, now)]
-        sql = statements.next_ready(len(methods))
-        (moment,) = transaction.connection.execute(sql, parameters).fetchone()
-        return from_micros(moment)
 
 
 @dataclass(eq=False, slots=True)

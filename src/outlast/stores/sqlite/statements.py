@@ -48,11 +48,11 @@ FROM operations o JOIN attempts a ON a.operation = o.id WHERE o.name = ? ORDER B
 """
 STATS = """
 SELECT method,
-    count(*) FILTER (WHERE state = 'PENDING' AND ready_time <= :now),
-    count(*) FILTER (WHERE state = 'PENDING' AND ready_time > :now),
-    count(*) FILTER (WHERE state = 'RUNNING'),
+    count(*) FILTER (WHERE ready_time <= :now),
+    count(*) FILTER (WHERE ready_time > :now AND state = 'PENDING'),
+    count(*) FILTER (WHERE ready_time > :now AND state = 'RUNNING'),
     0,
-    min(ready_time) FILTER (WHERE state = 'PENDING' AND ready_time <= :now)
+    min(ready_time) FILTER (WHERE ready_time <= :now)
 FROM operations WHERE ready_time IS NOT NULL GROUP BY method
 UNION ALL
 SELECT method, 0, 0, 0, count(*), NULL
@@ -148,7 +148,7 @@ def select_ready(methods: int) -> str:
     """Find what is ready: (method, now, slots) of each method, then the limit."""
     one = """
     SELECT * FROM (
-        SELECT id, ready_time, method FROM operations
+        SELECT id, ready_time FROM operations
         WHERE method = ? AND ready_time <= ? ORDER BY ready_time LIMIT ?
     )
     """
@@ -157,8 +157,10 @@ def select_ready(methods: int) -> str:
 
 @cache
 def next_ready(methods: int) -> str:
-    """Find when something becomes ready: (method, now) of each method."""
-    one = "SELECT min(ready_time) AS moment FROM operations WHERE method = ? AND ready_time > ?"
+    """Find when something of some methods becomes ready, or was ready first."""
+    one = """
+    SELECT min(ready_time) AS moment FROM operations WHERE method = ? AND ready_time IS NOT NULL
+    """
     return f"SELECT min(moment) FROM ({' UNION ALL '.join([one] * methods)})"
 
 

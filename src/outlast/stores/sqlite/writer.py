@@ -50,7 +50,6 @@ class Writer:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="outlast-sqlite-writer", daemon=True)
         self._closed = False
-        self._stopped = asyncio.Event()
         self._thread.start()
 
     async def run(self, command: Command[T]) -> T:
@@ -66,8 +65,7 @@ class Writer:
         if not self._closed:
             self._closed = True
             self._queue.put(None)
-        await self._stopped.wait()
-        self._thread.join()
+        await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
         while (job := self._queue.get()) is not None:
@@ -76,7 +74,6 @@ class Writer:
             self._loop.call_soon_threadsafe(self._deliver, jobs, changes)
             if stop:
                 break
-        self._loop.call_soon_threadsafe(self._stopped.set)
 
     def _gather(self, first: _Job) -> tuple[list[_Job], bool]:
         """Return the job with those that wait behind it, and whether to stop after them."""
