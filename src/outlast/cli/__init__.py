@@ -1,0 +1,1 @@
+"""The `outlast` command: serve, call, and look after the operations of any server."""

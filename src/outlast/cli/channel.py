@@ -1,0 +1,89 @@
+"""A channel to the server, and what its errors mean to the person at the command line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.status_pb2 import Status
+
+from outlast.cli.connection import Connection
+from outlast.cli.exit_codes import ExitCode
+from outlast.cli.failure import Failure, TransientFailure
+from outlast.cli.status import describe
+from outlast.domain.status import Code
+
+MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+
+_STATUS_TRAILER = "grpc-status-details-bin"
+_ADVICE = {
+    Code.UNAUTHENTICATED: "give credentials, such as -H 'authorization: Bearer …'",
+    Code.PERMISSION_DENIED: "ask for access, or give other credentials with -H",
+    Code.UNIMPLEMENTED: "the server does not offer this; is it the right --address?",
+    Code.DEADLINE_EXCEEDED: "try again, or allow more with --timeout",
+}
+
+
+@contextmanager
+def open_channel(connection: Connection) -> Iterator[grpc.Channel]:
+    """Open a channel; it connects when it is first used."""
+    options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
+    if connection.tls:
+        roots = connection.ca_cert.read_bytes() if connection.ca_cert else None
+        credentials = grpc.ssl_channel_credentials(roots)
+        channel = grpc.secure_channel(connection.address, credentials, options)
+    else:
+        channel = grpc.insecure_channel(connection.address, options)
+    with channel:
+        yield channel
+
+
+@contextmanager
+def rpc_errors_reported(connection: Connection) -> Iterator[None]:
+    """Turn an error of an RPC into a Failure that says what to do."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise _failure(error, connection) from error
+
+
+def _failure(error: grpc.RpcError, connection: Connection) -> Failure:
+    status = _status_of(error)
+    text = describe(status)
+    if status.code == Code.UNAVAILABLE and not status.details:
+        return _unreachable(status.message, connection)
+    advice = _ADVICE.get(Code(status.code), "")
+    if status.code == Code.NOT_FOUND:
+        return Failure(ExitCode.NOT_FOUND, text.line, *text.details, advice)
+    if status.code == Code.DEADLINE_EXCEEDED:
+        return TransientFailure(ExitCode.TIMEOUT, text.line, *text.details, advice)
+    if status.code == Code.UNAVAILABLE:
+        return TransientFailure(ExitCode.RPC_ERROR, text.line, *text.details, advice)
+    return Failure(ExitCode.RPC_ERROR, text.line, *text.details, advice)
+
+
+def _unreachable(reason: str, connection: Connection) -> Failure:
+    if connection.tls:
+        advice = "does it speak TLS, with a certificate that --ca-cert or the system vouches for?"
+    else:
+        advice = "if the server speaks TLS, give --tls or --ca-cert"
+    return TransientFailure(
+        ExitCode.UNREACHABLE,
+        f"no server at {connection.address}: start one with 'outlast serve', or give --address",
+        reason,
+        advice,
+    )
+
+
+def _status_of(error: grpc.RpcError) -> Status:
+    """Return the status with its details, if the server sent it whole."""
+    code: int = error.code().value[0]
+    for trailer in error.trailing_metadata() or ():
+        if trailer.key == _STATUS_TRAILER and isinstance(trailer.value, bytes):
+            try:
+                status = Status.FromString(trailer.value)
+            except DecodeError:
+                break
+            if status.code == code:
+                return status
+    return Status(code=code, message=error.details() or "")

@@ -1,0 +1,88 @@
+"""Operations as they come over the wire, turned into snapshots."""
+
+from collections import deque
+from datetime import UTC, datetime
+
+from google.longrunning.operations_pb2 import Operation
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from outlastapi.v1.operation_metadata_pb2 import OperationMetadata, OperationProgress
+
+from outlast.cli.messages import to_json, unpack
+from outlast.cli.snapshot import UNFINISHED, Progress, Snapshot
+from outlast.cli.status import describe
+from outlast.domain.operation import State
+from outlast.domain.status import Code
+
+_MAX_SEARCHED = 100
+"""How many messages inside the metadata are looked at for the state of an operation."""
+
+
+def snapshot_of(operation: Operation, types: DescriptorPool) -> Snapshot:
+    """Return what an operation says, read with the given types."""
+    metadata = _operation_metadata(operation, types)
+    return Snapshot(
+        name=operation.name,
+        done=operation.done,
+        document=to_json(operation, types),
+        state=_state(operation, metadata),
+        verb=metadata.verb,
+        progress=_progress(metadata.progress) if metadata.HasField("progress") else None,
+        create_time=_time(metadata.create_time) if metadata.HasField("create_time") else None,
+        error=describe(operation.error) if operation.HasField("error") else None,
+    )
+
+
+def _operation_metadata(operation: Operation, types: DescriptorPool) -> OperationMetadata:
+    """Return the message that says how the operation stands, empty if there is none.
+
+    It may be the metadata itself or anywhere inside it, as the service chose.
+    """
+    metadata = unpack(operation.metadata, types)
+    nearest = deque([metadata] if metadata is not None else [])
+    searched = 0
+    while nearest and searched < _MAX_SEARCHED:
+        message = nearest.popleft()
+        searched += 1
+        if message.DESCRIPTOR.full_name == OperationMetadata.DESCRIPTOR.full_name:
+            # The server's class of that name is not ours; the bytes are the same.
+            return OperationMetadata.FromString(message.SerializeToString())
+        nearest.extend(value for _, value in message.ListFields() if isinstance(value, Message))
+    return OperationMetadata()
+
+
+def _state(operation: Operation, metadata: OperationMetadata) -> str:
+    if metadata.state:
+        return _STATES.get(metadata.state, UNFINISHED)
+    if not operation.done:
+        return UNFINISHED
+    if not operation.HasField("error"):
+        return State.SUCCEEDED
+    return State.CANCELLED if operation.error.code == Code.CANCELLED else State.FAILED
+
+
+_STATES = {
+    OperationMetadata.PENDING: State.PENDING,
+    OperationMetadata.RUNNING: State.RUNNING,
+    OperationMetadata.SUCCEEDED: State.SUCCEEDED,
+    OperationMetadata.FAILED: State.FAILED,
+    OperationMetadata.CANCELLED: State.CANCELLED,
+}
+
+
+def _progress(progress: OperationProgress) -> Progress:
+    return Progress(
+        completed=progress.completed,
+        total=progress.total,
+        percent=progress.percent,
+        stage=progress.stage,
+        message=progress.message,
+    )
+
+
+def _time(timestamp: Timestamp) -> datetime | None:
+    try:
+        return timestamp.ToDatetime(UTC)
+    except (ValueError, OverflowError):  # not a time that there is
+        return None

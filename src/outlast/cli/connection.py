@@ -1,0 +1,74 @@
+"""The options that say which server to talk to, the same for every client command."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from outlast.cli.parameters import header
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """Which server to talk to, and how."""
+
+    address: str
+    tls: bool = False
+    ca_cert: Path | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def connection_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a connection; it receives them as `connection`."""
+
+    @click.option(
+        "--address",
+        default=DEFAULT_ADDRESS,
+        envvar="OUTLAST_ADDRESS",
+        show_default=True,
+        show_envvar=True,
+        metavar="HOST:PORT",
+        help="The server.",
+    )
+    @click.option(
+        "--tls",
+        is_flag=True,
+        envvar="OUTLAST_TLS",
+        show_envvar=True,
+        help="Talk to it by TLS.",
+    )
+    @click.option(
+        "--ca-cert",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        envvar="OUTLAST_CA_CERT",
+        show_envvar=True,
+        help="A PEM file with the authorities to trust, in place of the system's. Implies --tls.",
+    )
+    @click.option(
+        "-H",
+        "--header",
+        "headers",
+        type=header,
+        metavar="NAME:VALUE",
+        multiple=True,
+        help="A header to send, such as 'authorization: Bearer …'. Repeatable.",
+    )
+    @wraps(command)
+    def with_connection(
+        address: str,
+        tls: bool,
+        ca_cert: Path | None,
+        headers: tuple[tuple[str, str], ...],
+        **arguments: Any,
+    ) -> None:
+        connection = Connection(
+            address=address, tls=tls or ca_cert is not None, ca_cert=ca_cert, headers=headers
+        )
+        command(connection=connection, **arguments)
+
+    return with_connection

@@ -1,0 +1,30 @@
+"""The one way in which a command gives up."""
+
+import click
+
+from outlast.cli.exit_codes import ExitCode
+from outlast.cli.text import printable
+
+
+class Failure(Exception):  # noqa: N818 - not a fault of the program
+    """Ends the command with an exit code and, on stderr, a message.
+
+    The message is one line that says what is wrong, `details` are lines of their own
+    below it, the last of which says what to do about it.
+    """
+
+    def __init__(self, exit_code: ExitCode, message: str, *details: str) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.lines = tuple(printable(line) for line in (message, *details) if line)
+
+    def show(self) -> None:
+        """Print the message and its details to stderr."""
+        first, *others = self.lines
+        click.echo(f"Error: {first}", err=True)
+        for line in others:
+            click.echo(f"  {line}", err=True)
+
+
+class TransientFailure(Failure):
+    """The server did not answer, or not in time: the same call may succeed later."""

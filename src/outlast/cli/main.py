@@ -1,0 +1,48 @@
+"""The `outlast` command."""
+
+import logging
+
+import click
+
+from outlast import __version__
+from outlast.cli.call import call
+from outlast.cli.exit_codes import ExitCode, exit_code_table
+from outlast.cli.failure import Failure
+from outlast.cli.operations import operations
+from outlast.cli.serve import serve
+
+_log = logging.getLogger(__name__)
+
+
+class _Command(click.Group):
+    """The whole command: it alone turns what goes wrong into exit codes."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except Failure as failure:
+            _log.debug("where it went wrong", exc_info=failure)
+            failure.show()
+            ctx.exit(failure.exit_code)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(ExitCode.INTERRUPTED)
+
+
+@click.group(
+    cls=_Command,
+    epilog=f"\b\nExit codes:\n{exit_code_table()}",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, message="outlast %(version)s")
+def main() -> None:
+    """Operations that outlast the request, the process and the machine.
+
+    Serve long-running operations, call any gRPC service through server reflection,
+    and look after the operations of any google.longrunning server.
+    """
+
+
+main.add_command(serve)
+main.add_command(call)
+main.add_command(operations)

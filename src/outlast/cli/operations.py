@@ -1,0 +1,146 @@
+"""`outlast operations`: look after the operations of any google.longrunning server."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import click
+
+from outlast.cli.connection import Connection, connection_options
+from outlast.cli.outcome import see_through
+from outlast.cli.parameters import NEVER, duration
+from outlast.cli.render import print_json, print_operation, print_operations
+from outlast.cli.snapshot import Snapshot
+from outlast.cli.text import printable
+
+if TYPE_CHECKING:
+    from outlast.cli.client import OperationsClient
+
+DEFAULT_LIMIT = 50
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def _connect(connection: Connection) -> "AbstractContextManager[OperationsClient]":
+    # gRPC takes a tenth of a second to import, which --help and completion do without.
+    from outlast.cli.client import connect  # noqa: PLC0415
+
+    return connect(connection)
+
+
+@click.group()
+def operations() -> None:
+    """List, get, wait for, cancel and delete operations.
+
+    Of any server that offers google.longrunning.Operations.
+    """
+
+
+@operations.command("list")
+@click.argument("parent", default="operations")
+@click.option(
+    "--filter", "filter_", default="", metavar="AIP-160", help="Which ones, such as 'done = false'."
+)
+@click.option("--page-size", type=click.IntRange(min=1), help="How many to ask for at a time.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=DEFAULT_LIMIT,
+    show_default=True,
+    help="How many to print at most.",
+)
+@click.option("--all", "everything", is_flag=True, help="Print all, however many there are.")
+@_as_json
+@connection_options
+def list_operations(
+    *,
+    connection: Connection,
+    parent: str,
+    filter_: str,
+    page_size: int | None,
+    limit: int,
+    everything: bool,
+    as_json: bool,
+) -> None:
+    """List the operations under PARENT, or those that have no parent.
+
+    On a terminal as a table; otherwise a line for each operation with its name,
+    state, progress, method and time of creation, separated by tabs. With --json a
+    line of JSON for each operation.
+    """
+    with _connect(connection) as client:
+        found = client.list(parent, filter_, page_size or 0)
+        shown = found if everything else _up_to(limit, found)
+        if as_json:
+            for snapshot in shown:
+                print_json(snapshot.document)
+        else:
+            print_operations(shown)
+
+
+def _up_to(limit: int, snapshots: Iterable[Snapshot]) -> Iterator[Snapshot]:
+    for count, snapshot in enumerate(snapshots):
+        if count == limit:
+            click.echo(f"There are more than {limit}: give --limit or --all.", err=True)
+            return
+        yield snapshot
+
+
+@operations.command("get")
+@click.argument("name")
+@_as_json
+@connection_options
+def get_operation(connection: Connection, name: str, as_json: bool) -> None:
+    """Show the operation NAME as it is now."""
+    with _connect(connection) as client:
+        snapshot = client.get(name)
+    if as_json:
+        print_json(snapshot.document)
+    else:
+        print_operation(snapshot)
+
+
+@operations.command("wait")
+@click.argument("name")
+@click.option(
+    "--timeout", type=duration, default=NEVER, show_default=True, help="Give up after so long."
+)
+@_as_json
+@connection_options
+def wait_operation(connection: Connection, name: str, timeout: float, as_json: bool) -> None:
+    """Wait until the operation NAME is done, and print its result.
+
+    How far it is goes to stderr: a bar on a terminal, otherwise a line for each
+    change. With --json only the finished operation is printed. Ctrl-C ends the
+    waiting, not the operation.
+    """
+    with _connect(connection) as client:
+        see_through(client, name, timeout=timeout, as_json=as_json)
+
+
+@operations.command("cancel")
+@click.argument("name")
+@connection_options
+def cancel_operation(connection: Connection, name: str) -> None:
+    """Ask for the operation NAME to be cancelled.
+
+    It may take a while until the work has stopped, and it may still succeed.
+    """
+    with _connect(connection) as client:
+        client.cancel(name)
+    click.echo(
+        f"Asked for: see what becomes of it with 'outlast operations wait {printable(name)}'."
+    )
+
+
+@operations.command("delete")
+@click.argument("name")
+@connection_options
+def delete_operation(connection: Connection, name: str) -> None:
+    """Have the server forget the operation NAME and its result.
+
+    The work, if it is not done, is not cancelled.
+    """
+    with _connect(connection) as client:
+        client.delete(name)
+    click.echo(f"Deleted {printable(name)}.")

@@ -1,0 +1,42 @@
+"""The types of the command's parameters."""
+
+import math
+import re
+
+import click
+
+NEVER = "never"
+
+_UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]+)?)(?P<unit>ms|s|m|h|)")
+_HEADER_NAME = re.compile(r"[a-z0-9._-]+")
+
+
+def duration(text: str) -> float:
+    """Return the seconds of a text such as 250ms, 30, 30s, 5m, 1h or never."""
+    if text == NEVER:
+        return math.inf
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a duration such as 250ms, 30s, 5m or 1h.")
+    return float(match["number"]) * _UNITS[match["unit"]]
+
+
+def finite_duration(text: str) -> float:
+    """Return the seconds of a duration other than never."""
+    if text == NEVER:
+        raise click.BadParameter("must have an end.")
+    return duration(text)
+
+
+def header(text: str) -> tuple[str, str]:
+    """Return the name, in lower case, and the value of a request header `name:value`."""
+    name, separator, value = text.partition(":")
+    name, value = name.strip().lower(), value.strip()
+    if not separator or _HEADER_NAME.fullmatch(name) is None:
+        raise click.BadParameter(f"{text!r} is not of the form name:value.")
+    if name.startswith("grpc-") or name.endswith("-bin"):
+        raise click.BadParameter(f"{name!r}: headers grpc-… and …-bin cannot be given.")
+    if not (value.isascii() and value.isprintable()):
+        raise click.BadParameter(f"the value of {name!r} is not printable ASCII.")
+    return name, value

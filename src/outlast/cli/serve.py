@@ -1,0 +1,167 @@
+"""`outlast serve`: run a server."""
+
+import ipaddress
+import logging
+import os
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import click
+
+from outlast.cli.connection import DEFAULT_ADDRESS
+from outlast.cli.loading import load_service
+from outlast.cli.parameters import finite_duration
+
+SCRIPT_SERVICE = "outlast_script:ScriptService"
+
+_LISTEN = re.compile(r"(?P<host>[^\[\]:]+|\[[0-9a-fA-F:.]+\]):(?P<port>[0-9]{1,5})")
+_MAX_PORT = 65535
+
+
+@click.command(context_settings={"show_default": True})
+@click.option(
+    "--store",
+    default="outlast.db",
+    envvar="OUTLAST_STORE",
+    show_envvar=True,
+    metavar="PATH|memory:",
+    help="Where operations are kept: an SQLite file, made if it is not there, or memory.",
+)
+@click.option(
+    "--listen",
+    default=DEFAULT_ADDRESS,
+    envvar="OUTLAST_LISTEN",
+    show_envvar=True,
+    metavar="HOST:PORT",
+    help="Where to listen; port 0 takes a free one. Also unix:PATH.",
+)
+@click.option(
+    "--service",
+    "services",
+    multiple=True,
+    envvar="OUTLAST_SERVICE",
+    show_envvar=True,
+    metavar="MODULE:CLASS",
+    help="A service to serve, such as outlast_imaging:ImagingService. Repeatable; in the "
+    "environment separated by spaces.",
+)
+@click.option(
+    "--script",
+    is_flag=True,
+    envvar="OUTLAST_SCRIPT",
+    show_envvar=True,
+    help="Serve the script service too, whose operations do what they are told. For tests.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    envvar="OUTLAST_INSECURE",
+    show_envvar=True,
+    help="Allow listening beyond this machine without TLS.",
+)
+@click.option(
+    "--tls-cert",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="OUTLAST_TLS_CERT",
+    show_envvar=True,
+    help="Serve by TLS: the certificate chain, a PEM file.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="OUTLAST_TLS_KEY",
+    show_envvar=True,
+    help="The private key that belongs to it, a PEM file.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    default=64,
+    envvar="OUTLAST_CONCURRENCY",
+    show_envvar=True,
+    help="How many operations run at the same time.",
+)
+@click.option(
+    "--grace",
+    type=finite_duration,
+    default="30s",
+    metavar="DURATION",
+    envvar="OUTLAST_GRACE",
+    show_envvar=True,
+    help="How long running operations may take to end when the server stops.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    envvar="OUTLAST_LOG_LEVEL",
+    show_envvar=True,
+    help="What to log, on stderr.",
+)
+def serve(
+    *,
+    store: str,
+    listen: str,
+    services: tuple[str, ...],
+    script: bool,
+    insecure: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    concurrency: int,
+    grace: float,
+    log_level: str,
+) -> None:
+    """Serve services with their long-running operations.
+
+    A service is a class, and is made by its from_environment(os.environ) if it has
+    that, else without arguments. One line on stdout says when the server is ready, and
+    where. SIGTERM and Ctrl-C stop it: running operations have --grace to end, and what
+    is left goes on when it is started again. A second one stops it at once.
+    """
+    if (tls_cert is None) is not (tls_key is None):
+        raise click.UsageError("--tls-cert and --tls-key belong together: give both.")
+    _check_listen(listen, encrypted=tls_cert is not None, insecure=insecure)
+    references = [*services, *([SCRIPT_SERVICE] if script else [])]
+    if not references:
+        raise click.UsageError(
+            "nothing to serve: give --service module:Class, such as "
+            "outlast_imaging:ImagingService, or --script."
+        )
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # gRPC takes a tenth of a second to import, which --help and completion do without.
+    from outlast.cli.serving import serve_until_stopped  # noqa: PLC0415
+
+    serve_until_stopped(
+        [load_service(reference, os.environ) for reference in references],
+        store=store,
+        listen=listen,
+        tls_files=(tls_cert, tls_key) if tls_cert and tls_key else None,
+        concurrency=concurrency,
+        grace=timedelta(seconds=grace),
+    )
+
+
+def _check_listen(listen: str, *, encrypted: bool, insecure: bool) -> None:
+    """Refuse what is no address, and what strangers could listen in on."""
+    if listen.startswith("unix:"):
+        return
+    match = _LISTEN.fullmatch(listen)
+    if match is None or int(match["port"]) > _MAX_PORT:
+        raise click.BadParameter(
+            f"{listen!r} is not host:port, such as {DEFAULT_ADDRESS}.", param_hint="'--listen'"
+        )
+    if not (encrypted or insecure or _is_loopback(match["host"].strip("[]"))):
+        raise click.UsageError(
+            f"{listen} can be reached from other machines: give --tls-cert and --tls-key, or "
+            "--insecure if the network is to be trusted."
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

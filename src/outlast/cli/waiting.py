@@ -1,0 +1,96 @@
+"""Waiting until an operation is done, whatever the server can do to help."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from outlast.cli.exit_codes import ExitCode
+from outlast.cli.failure import Failure, TransientFailure
+from outlast.cli.snapshot import Snapshot
+
+SLICE_SECONDS = 1.0
+"""How long one call waits; in between, the progress that the operation reports is shown."""
+
+PATIENCE_SECONDS = 60.0
+"""How long a server may be away before waiting is given up."""
+
+_FIRST_DELAY_SECONDS = 0.1
+_DELAY_FACTOR = 1.5
+_MAX_DELAY_SECONDS = 5.0
+
+
+class Reader(Protocol):
+    """What waiting needs of a client; see OperationsClient."""
+
+    def get(self, name: str, within: float) -> Snapshot:
+        """Return an operation as it is."""
+
+    def wait(self, name: str, seconds: float) -> Snapshot:
+        """Return an operation when it is done, after so many seconds, or sooner."""
+
+
+class Reporter(Protocol):
+    """Whom to tell how it goes."""
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Take notice of how the operation stands."""
+
+    def notice(self, text: str) -> None:
+        """Tell the person something else."""
+
+
+def wait_until_done(
+    reader: Reader,
+    name: str,
+    reporter: Reporter,
+    timeout: float = math.inf,
+    *,
+    monotonic: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Snapshot:
+    """Return an operation when it is done; raise Failure if it is not after `timeout` seconds.
+
+    When the server is away, waiting goes on for PATIENCE_SECONDS, unless it was
+    never there.
+    """
+    deadline = monotonic() + timeout
+    snapshot = reader.get(name, timeout)
+    reporter.show(snapshot)
+    delays = _delays()
+    away_since: float | None = None
+    while not snapshot.done:
+        asked = monotonic()
+        if asked >= deadline:
+            raise _timed_out(name, timeout)
+        try:
+            snapshot = reader.wait(name, min(SLICE_SECONDS, deadline - asked))
+        except TransientFailure:
+            if away_since is None:
+                away_since = asked
+                reporter.notice("the server does not answer; trying again")
+            elif asked - away_since > PATIENCE_SECONDS:
+                raise
+        else:
+            reporter.show(snapshot)
+            if away_since is not None:
+                away_since, delays = None, _delays()
+        answered = monotonic()
+        if not snapshot.done and answered - asked < SLICE_SECONDS / 2:
+            sleep(min(next(delays), max(0.0, deadline - answered)))
+    return snapshot
+
+
+def _timed_out(name: str, timeout: float) -> Failure:
+    return Failure(
+        ExitCode.TIMEOUT,
+        f"{name} is not done after {timeout:g} s; it goes on",
+        f"wait again with: outlast operations wait {name}",
+    )
+
+
+def _delays() -> Iterator[float]:
+    delay = _FIRST_DELAY_SECONDS
+    while True:
+        yield delay
+        delay = min(delay * _DELAY_FACTOR, _MAX_DELAY_SECONDS)

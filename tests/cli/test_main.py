@@ -1,0 +1,49 @@
+"""The command as a whole."""
+
+import subprocess
+import sys
+
+import pytest
+
+import outlast
+from outlast.cli.exit_codes import ExitCode
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_help_documents_every_exit_code(run):
+    shown = run("--help").stdout
+    for code in ExitCode:
+        assert f"{code.value:>5}  {code.meaning}" in shown
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["serve", "--help"], ["call", "--help"], ["operations", "wait", "--help"]],
+    ids=" ".join,
+)
+def test_help_does_without_grpc(arguments):
+    script = f"""
+import sys
+from outlast.cli.main import main
+try:
+    main({arguments!r})
+except SystemExit as stop:
+    assert stop.code == 0
+assert "grpc" not in sys.modules, "grpc was imported"
+"""
+    result = python("-c", script)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_package_runs_as_a_module_and_knows_its_version():
+    result = python("-m", "outlast", "--version")
+    assert result.stdout == f"outlast {outlast.__version__}\n"
+
+
+def test_an_unknown_command_is_a_usage_error(run):
+    assert run("frobnicate").exit_code == ExitCode.USAGE

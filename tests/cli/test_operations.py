@@ -1,0 +1,190 @@
+"""`outlast operations list|get|cancel|delete`, against servers of several kinds."""
+
+import json
+
+import grpc
+import pytest
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from outlastapi.v1.operation_metadata_pb2 import OperationMetadata
+
+from outlast.cli.exit_codes import ExitCode
+
+UNKNOWN = any_pb2.Any(type_url="example.com/nobody.v1.Knows", value=b"\x08\x01")
+
+
+def test_list_prints_a_line_with_tabs_for_each_operation(run, foreign, types):
+    foreign.add(
+        "operations/a",
+        metadata=types.metadata(
+            state=OperationMetadata.RUNNING,
+            verb="foreign.v1.EchoService/Start",
+            progress={"completed": 1, "total": 4, "percent": 25, "stage": "decode"},
+            create_time={"seconds": 1_700_000_000},
+        ),
+    )
+    foreign.succeed("operations/b", "done")
+    result = run("operations", "list", server=foreign)
+    assert result.exit_code == ExitCode.OK
+    assert result.stdout.splitlines() == [
+        "operations/a\tRUNNING\t25% (1/4) decode\tforeign.v1.EchoService/Start\t2023-11-14 22:13:20Z",
+        "operations/b\tSUCCEEDED\t\t\t",
+    ]
+
+
+def test_list_follows_pages_up_to_the_limit_and_says_that_there_are_more(run, foreign):
+    for number in range(5):
+        foreign.add(f"operations/{number}")
+    result = run("operations", "list", "--limit", "3", server=foreign)
+    assert [line.split("\t")[0] for line in result.stdout.splitlines()] == [
+        "operations/0",
+        "operations/1",
+        "operations/2",
+    ]
+    assert "--all" in result.stderr
+    assert foreign.called == ["ListOperations"] * 2
+
+
+def test_list_all_follows_every_page(run, foreign):
+    for number in range(5):
+        foreign.add(f"operations/{number}")
+    result = run("operations", "list", "--all", "--json", server=foreign)
+    documents = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [document["name"] for document in documents] == [f"operations/{n}" for n in range(5)]
+    assert result.stderr == ""
+
+
+def test_list_passes_on_parent_filter_and_headers(run, foreign):
+    foreign.add("projects/p/operations/1")
+    foreign.add("operations/2")
+    result = run(
+        "operations", "list", "projects/p", "--filter", "done = false", "-H", "X-Tenant: acme",
+        server=foreign,
+    )  # fmt: skip
+    assert [line.split("\t")[0] for line in result.stdout.splitlines()] == [
+        "projects/p/operations/1"
+    ]
+    assert foreign.filters == ["done = false"]
+    assert foreign.headers["x-tenant"] == "acme"
+    assert foreign.headers["x-goog-request-params"] == "name=projects%2Fp"
+
+
+def test_list_stops_when_a_server_gives_the_same_page_for_ever(run, foreign):
+    foreign.stuck_token = "again"
+    result = run("operations", "list", "--all", server=foreign)
+    assert result.exit_code == ExitCode.RPC_ERROR
+    assert "same page" in result.stderr
+
+
+def test_get_prints_what_is_known_line_by_line(run, foreign, types):
+    foreign.add("operations/a", metadata=types.metadata(state=OperationMetadata.PENDING))
+    result = run("operations", "get", "operations/a", server=foreign)
+    assert result.stdout.splitlines()[:2] == ["name: operations/a", "state: PENDING"]
+    assert '"note": "deep inside"' in result.stdout
+
+
+def test_get_of_a_failed_operation_succeeds_and_shows_the_error(run, foreign):
+    error = status_pb2.Status(code=code_pb2.ABORTED, message="lost a race")
+    error.details.add().Pack(error_details_pb2.ErrorInfo(reason="RACE", domain="foreign"))
+    foreign.add("operations/a", done=True, error=error)
+    result = run("operations", "get", "operations/a", server=foreign)
+    assert result.exit_code == ExitCode.OK
+    assert "state: FAILED" in result.stdout
+    assert "error: lost a race (ABORTED, RACE of foreign)" in result.stdout
+
+
+def test_get_json_resolves_types_through_reflection(run, foreign):
+    foreign.succeed("operations/a", "hello")
+    result = run("operations", "get", "operations/a", "--json", server=foreign)
+    assert json.loads(result.stdout) == {
+        "name": "operations/a",
+        "done": True,
+        "response": {"@type": "type.googleapis.com/foreign.v1.EchoReply", "text": "hello"},
+    }
+
+
+def test_types_that_cannot_be_resolved_are_shown_as_base64(run, bare):
+    bare.succeed("operations/a", "hello")
+    result = run("operations", "get", "operations/a", "--json", server=bare)
+    assert json.loads(result.stdout)["response"] == {
+        "@type": "type.googleapis.com/foreign.v1.EchoReply",
+        "value": "CgVoZWxsbw==",
+    }
+
+
+def test_our_own_types_are_known_without_reflection(run, bare):
+    metadata = any_pb2.Any()
+    metadata.Pack(OperationMetadata(state=OperationMetadata.RUNNING, attempt=2))
+    bare.add("operations/a", metadata=metadata)
+    result = run("operations", "get", "operations/a", "--json", server=bare)
+    assert json.loads(result.stdout)["metadata"] == {
+        "@type": "type.googleapis.com/outlastapi.v1.OperationMetadata",
+        "state": "RUNNING",
+        "attempt": 2,
+    }
+
+
+def test_an_unknown_operation_is_not_found_with_its_reason(run, foreign):
+    result = run("operations", "get", "operations/none", server=foreign)
+    assert result.exit_code == ExitCode.NOT_FOUND
+    assert result.stderr == (
+        "Error: operation 'operations/none' not found (NOT_FOUND, OPERATION_NOT_FOUND of foreign)\n"
+    )
+
+
+def test_cancel_asks_and_delete_forgets(run, foreign):
+    foreign.add("operations/a")
+    assert run("operations", "cancel", "operations/a", server=foreign).exit_code == ExitCode.OK
+    assert foreign.operations["operations/a"].error.code == code_pb2.CANCELLED
+    assert run("operations", "delete", "operations/a", server=foreign).exit_code == ExitCode.OK
+    assert foreign.operations == {}
+    result = run("operations", "delete", "operations/a", server=foreign)
+    assert result.exit_code == ExitCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("command", ["list", "get", "wait", "cancel", "delete"])
+def test_without_a_server_every_command_says_how_to_start_one(run, command):
+    arguments = [] if command == "list" else ["operations/a"]
+    result = run("operations", command, *arguments, "--address", "127.0.0.1:1")
+    assert result.exit_code == ExitCode.UNREACHABLE
+    assert result.stderr.startswith(
+        "Error: no server at 127.0.0.1:1: start one with 'outlast serve', or give --address\n"
+    )
+
+
+def test_a_server_without_the_service_is_told_from_one_that_is_not_there(run, serve_foreign):
+    with serve_foreign(with_operations=False) as server:
+        result = run("operations", "list", server=server)
+    assert result.exit_code == ExitCode.RPC_ERROR
+    assert "UNIMPLEMENTED" in result.stderr
+    assert "--address" in result.stderr
+
+
+def test_missing_credentials_are_explained(run, foreign):
+    foreign.failure = (grpc.StatusCode.UNAUTHENTICATED, "who are you?")
+    result = run("operations", "list", server=foreign)
+    assert result.exit_code == ExitCode.RPC_ERROR
+    assert "who are you? (UNAUTHENTICATED)" in result.stderr
+    assert "-H 'authorization: Bearer" in result.stderr
+
+
+def test_control_characters_from_a_server_do_not_reach_the_terminal(run, foreign, types):
+    name = "operations/\x1b]0;owned\x07\u202eevil\n\x9b2J"
+    foreign.add(
+        name,
+        metadata=types.metadata(verb="\x1b[31mred", progress={"message": "\x1b[2Jgone"}),
+        error=status_pb2.Status(code=3, message="\x1b[5mblink"),
+        done=True,
+    )
+    for arguments in (("list",), ("get", name), ("get", name, "--json"), ("wait", name)):
+        result = run("operations", *arguments, server=foreign)
+        shown = result.stdout + result.stderr
+        assert "evil" in shown
+        assert all(c.isprintable() or c in "\n\t" for c in shown)
+        assert "\nwait" not in shown
+
+
+def test_a_broken_header_is_a_usage_error(run):
+    for header in ("novalue", "a b:c", "grpc-timeout: 1S", "key-bin: AA", "key: \x07"):
+        result = run("operations", "list", "-H", header)
+        assert result.exit_code == ExitCode.USAGE, header

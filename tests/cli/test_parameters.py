@@ -1,0 +1,26 @@
+"""The types of the command's parameters."""
+
+import math
+
+import click
+import pytest
+
+from outlast.cli.parameters import duration, header
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30", 30), ("1.5s", 1.5), ("250ms", 0.25), ("5m", 300), ("1h", 3600), ("never", math.inf)],
+)
+def test_a_duration_has_a_unit_or_is_in_seconds(text, seconds):
+    assert duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1", "1d", "1e3", "inf", "nan", "9" * 400, "\u0661s"])
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(click.BadParameter, match="not a duration"):
+        duration(text)
+
+
+def test_a_header_has_a_name_in_lower_case_and_may_have_colons_in_its_value():
+    assert header("Authorization: Bearer a:b") == ("authorization", "Bearer a:b")
