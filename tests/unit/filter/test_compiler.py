@@ -243,6 +243,10 @@ class TestNumbers:
     def test_operators(self, written, expected):
         assert matches(written, i=42, f=2.5, code=9) is expected
 
+    @pytest.mark.parametrize("edge", [-(2**63), 2**64 - 1])
+    def test_signed_and_unsigned_integers_of_64_bits_are_known(self, edge):
+        assert matches(f"i={edge}", i=edge)
+
     def test_zero_is_a_value_and_not_present(self):
         assert matches("i=0", i=0)
         assert not matches("i:*", i=0)

@@ -4,7 +4,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lark import Lark, Token, Transformer
 from lark.exceptions import UnexpectedInput, VisitError
@@ -213,12 +213,14 @@ soups = st.lists(
 ).map("".join)
 
 
+@settings(deadline=None)  # Earley takes its time
 @given(sentences | soups)
 @example("a AND b OR c")
 @example("a=b:c:d.e OR -(x y)")
 @example("a = (b OR (c d))")
 @example("f(a, (b c)) ")
 @example("NOT(a)")
+@example("a OR(b)")
 @example("a :b")
 @example("a=b :c")
 def test_the_parser_agrees_with_the_published_grammar(written):

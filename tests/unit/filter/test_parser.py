@@ -159,6 +159,7 @@ def test_a_parenthesised_argument_is_a_restriction_for_each_value(written, same_
         ("NOT", "found the end", 4),
         ("NOT(a)", "expected white space after NOT", 4),
         ("a AND(b)", "expected white space after AND", 6),
+        ("a OR(b)", "expected white space after OR", 5),
         ("NOT NOT a", "found 'NOT'", 5),
         ("NOT -a", "one negation at most", 5),
         ("--a", "one negation at most", 2),
@@ -248,8 +249,9 @@ class TestLimits:
     def test_as_deep_as_the_limit_is_fine(self):
         assert parse("(" * MAX_DEPTH + "a" + ")" * MAX_DEPTH) == A
 
-    def test_closed_parentheses_are_not_deep(self):
+    def test_closed_parentheses_do_not_count(self):
         parse(" ".join(["(a)"] * MAX_TERMS))
+        refused("(a) (a) " + "(" * (MAX_DEPTH + 1), f"{MAX_DEPTH} parentheses deep")
 
     def test_the_length_of_a_path_is_limited(self):
         parse(".".join("a" * MAX_PATH_LENGTH) + ":*")

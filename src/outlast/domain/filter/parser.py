@@ -151,15 +151,13 @@ class _Parser:
 
     def _member(self, continues: Callable[[Token], bool]) -> list[Text]:
         """Read a value and what is joined to it: values, and separators between them."""
-        is_name = self._at(TokenKind.TEXT)
         joined = [self._value(TokenKind.TEXT, TokenKind.STRING)]
         while continues(self._token) and not self._token.spaced:
             separator = self._advance()
             self._require_no_space(f"no white space may follow '{separator.text}'")
-            is_name = is_name and not self._at(TokenKind.STRING)
             joined.append(separator.value())
             joined.append(self._value(TokenKind.TEXT, TokenKind.STRING, TokenKind.KEYWORD))
-        if is_name and self._at(TokenKind.LEFT) and not self._token.spaced:
+        if self._at(TokenKind.LEFT) and not self._token.spaced:
             raise invalid("functions are not supported", self._token.position)
         return joined
 
