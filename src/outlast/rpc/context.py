@@ -4,7 +4,7 @@ import inspect
 import json
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, overload
 
 from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
@@ -81,7 +81,13 @@ class OperationContext(Generic[M]):
         )
         await self._execution.report(progress, own_metadata(self.metadata))
 
-    async def step(self, key: str, function: Callable[..., Awaitable[T] | T], *args: Any) -> T:
+    @overload
+    async def step(self, key: str, function: Callable[..., Awaitable[T]], *args: Any) -> T: ...
+
+    @overload
+    async def step(self, key: str, function: Callable[..., T], *args: Any) -> T: ...
+
+    async def step(self, key: str, function: Callable[..., Any], *args: Any) -> Any:
         """Do a part of the work that is not to be done again; return its result.
 
         If an earlier attempt recorded a result under the key, that is returned and
@@ -93,11 +99,11 @@ class OperationContext(Generic[M]):
         """
         recorded = await self._execution.recorded_step(key)
         if recorded is not None:
-            return cast("T", _unpack_result(recorded))
+            return _unpack_result(recorded)
         result = await self._call(function, *args)
         packed = _pack_result(key, result)
         await self._execution.record_step(key, packed)
-        return cast("T", _unpack_result(packed))
+        return _unpack_result(packed)
 
     async def run_in_process(self, function: Callable[..., T], *args: Any) -> T:
         """Run a function in another process: for work that takes the processor.
@@ -111,13 +117,11 @@ class OperationContext(Generic[M]):
         """Run a function in a thread: for calls that block. It cannot be stopped."""
         return await self._execution.run_in_thread(function, *args)
 
-    async def _call(self, function: Callable[..., Awaitable[T] | T], *args: Any) -> T:
+    async def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         if inspect.iscoroutinefunction(function):
-            return cast("T", await function(*args))
+            return await function(*args)
         result = await self._execution.run_in_thread(function, *args)
-        if inspect.isawaitable(result):
-            return cast("T", await result)
-        return result
+        return await result if inspect.isawaitable(result) else result
 
 
 def own_metadata(metadata: Message) -> Payload:

@@ -47,8 +47,8 @@ def long_running(
     retention: timedelta = timedelta(days=30),
     concurrency: int | None = None,
     validate: Callable[..., Awaitable[None] | None] | None = None,
-    exclusive: Callable[[Req], str] | None = None,
-    target: Callable[[Req], str] | None = None,
+    exclusive: Callable[[Any], str] | None = None,  # Any: a lambda's request has no type
+    target: Callable[[Any], str] | None = None,
 ) -> Callable[
     [Callable[[S, Req, OperationContext[M]], Awaitable[Resp]]],
     Callable[[S, Req, Any], Awaitable[operations_pb2.Operation]],
