@@ -44,7 +44,7 @@ class RunScriptRequest(_message.Message):
     """
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]:
-        """The steps to take, in this order."""
+        """The steps to take, in this order. At most 1000."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class EraseScriptRequest(_message.Message):
     """The resource that the operation belongs to, empty for none."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]:
-        """The steps to take, in this order."""
+        """The steps to take, in this order. At most 1000."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Step(_message.Message):
         completed: _builtins.int
         """How many units are complete."""
         total: _builtins.int
-        """How many units there are."""
+        """How many units there are. Zero if unknown."""
         message: _builtins.str
         """What to say."""
         def __init__(
@@ -136,7 +136,9 @@ class Step(_message.Message):
         attempts: _builtins.int
         """In how many attempts, the first ones, to fail."""
         code: _builtins.int
-        """The code to fail with, from google.rpc.Code. Zero for an unexpected exception."""
+        """The code to fail with, from google.rpc.Code. Of these, UNAVAILABLE alone is
+        tried again. Zero for an unexpected exception, which is tried again too.
+        """
         def __init__(
             self,
             *,
@@ -183,9 +185,11 @@ class Step(_message.Message):
         WITNESS_FIELD_NUMBER: _builtins.int
         DURATION_FIELD_NUMBER: _builtins.int
         key: _builtins.str
-        """The key to record it under."""
+        """The key to record it under. No other step may have it."""
         witness: _builtins.str
-        """A file to append a line to whenever the step is really taken."""
+        """A file of the server to append a line to whenever the step is really
+        begun, empty for none. The line is the operation's name and the attempt.
+        """
         @_builtins.property
         def duration(self) -> _duration_pb2.Duration:
             """How long the step takes."""
@@ -216,7 +220,7 @@ class Step(_message.Message):
     EXIT_FIELD_NUMBER: _builtins.int
     RAISE_FIELD_NUMBER: _builtins.int
     ignore_cancellation: _builtins.bool
-    """From here on, go on when asked to stop."""
+    """Whether to go on from here when asked to stop."""
     kill_process: _builtins.bool
     """Kill the process, in the first attempt only."""
     answer_wrong_type: _builtins.bool
@@ -229,7 +233,7 @@ class Step(_message.Message):
 
     @_builtins.property
     def progress(self) -> Global___Step.Progress:
-        """Report progress."""
+        """Report progress, and with it the counts in the metadata."""
 
     @_builtins.property
     def fail_attempts(self) -> Global___Step.FailAttempts:
@@ -245,7 +249,7 @@ class Step(_message.Message):
 
     @_builtins.property
     def answer(self) -> Global___Step.Answer:
-        """Answer with a payload."""
+        """Answer with a payload when all steps are taken. The last such step counts."""
 
     @_builtins.property
     def durable(self) -> Global___Step.Durable:
@@ -308,7 +312,9 @@ Global___RunScriptResponse: _TypeAlias = RunScriptResponse  # noqa: Y015
 
 @_typing.final
 class RunScriptMetadata(_message.Message):
-    """What a running script says about itself."""
+    """What a running script says about itself. The counts are those of the attempt's
+    last progress step.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
