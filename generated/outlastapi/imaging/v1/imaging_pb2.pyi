@@ -549,11 +549,14 @@ class ImportImagesMetadata(_message.Message):
     OPERATION_FIELD_NUMBER: _builtins.int
     PHOTO_COUNT_FIELD_NUMBER: _builtins.int
     IMPORTED_COUNT_FIELD_NUMBER: _builtins.int
+    FAILED_COUNT_FIELD_NUMBER: _builtins.int
     FAILED_REQUESTS_FIELD_NUMBER: _builtins.int
     photo_count: _builtins.int
     """How many photographs the folder has."""
     imported_count: _builtins.int
     """How many of them are images now."""
+    failed_count: _builtins.int
+    """How many of them could not be processed."""
     @_builtins.property
     def operation(self) -> _operation_metadata_pb2.OperationMetadata:
         """The state of the operation."""
@@ -561,7 +564,8 @@ class ImportImagesMetadata(_message.Message):
     @_builtins.property
     def failed_requests(self) -> _containers.MessageMap[_builtins.int, _status_pb2.Status]:
         """Why photographs failed, by their position in the order of their names, from 0.
-        The file's name is in the metadata of each ErrorInfo, as `photo`.
+        The first 200 are told. The file's name, at most 80 characters of it, is in the
+        metadata of each ErrorInfo, as `photo`.
         """
 
     def __init__(
@@ -570,11 +574,12 @@ class ImportImagesMetadata(_message.Message):
         operation: _operation_metadata_pb2.OperationMetadata | None = ...,
         photo_count: _builtins.int = ...,
         imported_count: _builtins.int = ...,
+        failed_count: _builtins.int = ...,
         failed_requests: _abc.Mapping[_builtins.int, _status_pb2.Status] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_requests", b"failed_requests", "imported_count", b"imported_count", "operation", b"operation", "photo_count", b"photo_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_count", b"failed_count", "failed_requests", b"failed_requests", "imported_count", b"imported_count", "operation", b"operation", "photo_count", b"photo_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
