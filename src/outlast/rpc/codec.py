@@ -15,6 +15,10 @@ from outlastapi.v1.operation_metadata_pb2 import OperationMetadata, OperationPro
 from outlast.domain.operation import Operation, Progress, State
 from outlast.rpc.errors import TYPE_PREFIX, status_to_proto
 
+# Clients poll: a record that did not change since it was encoded is not encoded again.
+_MAX_KEPT = 4096
+_MAX_KEPT_BYTES = 4096
+
 _METADATA_NAME = OperationMetadata.DESCRIPTOR.full_name
 _STATES = {state: OperationMetadata.State.Value(state.name) for state in State}
 
@@ -29,9 +33,21 @@ class Codec:
 
     def __init__(self) -> None:
         self._fillers: dict[str, _Filler] = {}
+        self._kept: dict[str, tuple[Operation, operations_pb2.Operation]] = {}
 
     def to_proto(self, operation: Operation) -> operations_pb2.Operation:
-        """Return a snapshot; equal records give equal bytes."""
+        """Return a snapshot, not to be changed; equal records give equal bytes."""
+        kept = self._kept.get(operation.name)
+        if kept is not None and kept[0] is operation:
+            return kept[1]
+        proto = self._encode(operation)
+        if operation.response is None or len(operation.response.value) <= _MAX_KEPT_BYTES:
+            if len(self._kept) >= _MAX_KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[operation.name] = operation, proto
+        return proto
+
+    def _encode(self, operation: Operation) -> operations_pb2.Operation:
         proto = operations_pb2.Operation(
             name=operation.name, metadata=self.metadata(operation), done=operation.done
         )

@@ -20,7 +20,10 @@ SELECT_COLUMNS = ", ".join(f"o.{column}" for column in COLUMNS)
 INSERT_COLUMNS = (*FIXED_COLUMNS, *CHANGING_COLUMNS)
 
 COUNT_PENDING = """
-SELECT count(*) FROM (SELECT 1 FROM operations WHERE state = 'PENDING' LIMIT ?)
+SELECT count(*) FROM (
+    SELECT 1 FROM operations INDEXED BY operations_ready
+    WHERE ready_time IS NOT NULL AND state = 'PENDING' LIMIT ?
+)
 """
 BY_REQUEST = f"""
 SELECT o.id, {SELECT_COLUMNS} FROM operations o
@@ -37,6 +40,7 @@ DELETE FROM operations WHERE id IN (
 )
 """
 RECORD_STEP = "INSERT INTO steps VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+VERSION = "SELECT revision, ready_time FROM operations WHERE name = ?"
 POINT_READ = f"SELECT {SELECT_COLUMNS} FROM operations o WHERE o.name = ?"
 STEPS = """
 SELECT s.key, s.type_url, s.value

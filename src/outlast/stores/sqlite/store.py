@@ -27,6 +27,7 @@ from outlast.ports import (
     Renewal,
 )
 from outlast.stores.sqlite import statements
+from outlast.stores.sqlite.cache import RecordCache
 from outlast.stores.sqlite.commands import (
     Expire,
     Insert,
@@ -69,6 +70,7 @@ class SqliteStore(OperationStore):
         self._feed = _Feed()
         # Point reads are made on the loop, where a wait is not allowed: hence no busy timeout.
         self._point_reader = connect(path, busy_timeout_seconds=0)
+        self._cache = RecordCache()
         self._reader = connect(path)
         self._reader_thread = ThreadPoolExecutor(1, thread_name_prefix="outlast-sqlite-reader")
         self._connection = connect(path)
@@ -108,12 +110,20 @@ class SqliteStore(OperationStore):
         return await self._writer.run(Insert(operation, request, max_pending))
 
     async def get(self, name: str) -> Operation:
-        row = await self._point_read(statements.POINT_READ, name)
-        if row is not None:
+        operation = self._cache.get(name)
+        if operation is not None:
+            version = await self._point_read(statements.VERSION, name)
+            if version != (operation.revision, to_micros(operation.ready_time)):
+                operation = None
+        if operation is None:
+            row = await self._point_read(statements.POINT_READ, name)
+            if row is None:
+                raise OperationNotFoundError(name)
             operation = operation_from_row(row)
-            if transitions.visible(operation, self._clock.now()):
-                return operation
-        raise OperationNotFoundError(name)
+            self._cache.put(operation)
+        if not transitions.visible(operation, self._clock.now()):
+            raise OperationNotFoundError(name)
+        return operation
 
     async def get_many(self, names: Collection[str]) -> Mapping[str, Operation]:
         now = self._clock.now()

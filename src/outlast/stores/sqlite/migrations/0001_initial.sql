@@ -49,8 +49,9 @@ CREATE UNIQUE INDEX operations_request ON operations (request_id, method, parent
 CREATE UNIQUE INDEX operations_exclusive ON operations (exclusive_key)
     WHERE exclusive_key <> '' AND ready_time IS NOT NULL;
 
-CREATE INDEX operations_ready ON operations (method, ready_time) WHERE ready_time IS NOT NULL;
-CREATE INDEX operations_pending ON operations (state) WHERE state = 'PENDING';
+-- What is not done, in the order in which it is taken; the state is there to be counted.
+CREATE INDEX operations_ready ON operations (method, ready_time, state)
+    WHERE ready_time IS NOT NULL;
 CREATE INDEX operations_listed ON operations (parent, create_time DESC, name) WHERE deleted = 0;
 CREATE INDEX operations_expired ON operations (expire_time) WHERE expire_time IS NOT NULL;
 CREATE INDEX operations_dead ON operations (method) WHERE dead_letter = 1;
