@@ -86,7 +86,8 @@ class ForeignServer(operations_pb2_grpc.OperationsServicer):
     on_wait: Callable[[operations_pb2.Operation], None] | None = None
     held: Any = None
     stuck_token: str = ""
-    failure: tuple[grpc.StatusCode, str] | None = None
+    failure: tuple[Any, ...] = ()
+    """A google.rpc.Status and its details to end every call with, if there is one."""
 
     def add(self, name: str, **fields: Any) -> operations_pb2.Operation:
         operation = operations_pb2.Operation(name=name, **fields)
@@ -164,8 +165,8 @@ class ForeignServer(operations_pb2_grpc.OperationsServicer):
             self.called.append(method)
             self.headers = dict(context.invocation_metadata())
             self.changed.notify_all()
-        if self.failure is not None:
-            context.abort(*self.failure)
+        if self.failure:
+            abort_with_details(context, *self.failure)
 
     def _find(self, name: str, context: grpc.ServicerContext) -> operations_pb2.Operation:
         operation = self.operations.get(name)
@@ -211,6 +212,10 @@ class EchoService:
     def Hold(self, _, __):
         return self.server.held
 
+    def Silent(self, _, __):
+        """End as only a broken server does: well, but without a response."""
+        return iter(())
+
     def Start(self, request, context):
         self.server.headers = dict(context.invocation_metadata())
         self.server.add("operations/echo")
@@ -227,7 +232,9 @@ class EchoService:
         }
         methods = self.server.types.pool.FindServiceByName(ECHO_SERVICE).methods
         handlers = {
-            method.name: kinds[method.client_streaming, method.server_streaming](
+            method.name: kinds[
+                method.client_streaming, method.server_streaming or method.name == "Silent"
+            ](
                 getattr(self, method.name),
                 message_factory.GetMessageClass(method.input_type).FromString,
                 lambda response: response.SerializeToString(),

@@ -110,6 +110,12 @@ def test_a_method_that_the_server_describes_but_does_not_have_is_explained(run, 
     assert "UNIMPLEMENTED" in result.stderr
 
 
+def test_a_call_that_ends_without_a_response_is_an_error(run, foreign):
+    result = call(run, foreign, "EchoService/Silent")
+    assert result.exit_code == ExitCode.RPC_ERROR
+    assert "without a response" in result.stderr
+
+
 def test_a_server_without_reflection_is_explained(run, bare):
     result = call(run, bare, "EchoService/Echo")
     assert result.exit_code == ExitCode.RPC_ERROR

@@ -1,8 +1,10 @@
 """`outlast operations list|get|cancel|delete`, against servers of several kinds."""
 
 import json
+import os
+import subprocess
+import sys
 
-import grpc
 import pytest
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -161,11 +163,28 @@ def test_a_server_without_the_service_is_told_from_one_that_is_not_there(run, se
 
 
 def test_missing_credentials_are_explained(run, foreign):
-    foreign.failure = (grpc.StatusCode.UNAUTHENTICATED, "who are you?")
+    foreign.failure = (status_pb2.Status(code=code_pb2.UNAUTHENTICATED, message="who are you?"),)
     result = run("operations", "list", server=foreign)
     assert result.exit_code == ExitCode.RPC_ERROR
     assert "who are you? (UNAUTHENTICATED)" in result.stderr
     assert "-H 'authorization: Bearer" in result.stderr
+
+
+def test_a_server_that_is_there_but_not_ready_says_when_to_come_back(run, foreign):
+    foreign.failure = (
+        status_pb2.Status(code=code_pb2.UNAVAILABLE, message="draining"),
+        error_details_pb2.RetryInfo(retry_delay={"seconds": 1, "nanos": 500_000_000}),
+    )
+    result = run("operations", "list", server=foreign)
+    assert result.exit_code == ExitCode.RPC_ERROR
+    assert result.stderr == "Error: draining (UNAVAILABLE)\n  try again in 1.5 s\n"
+
+
+def test_a_server_that_gives_no_answer_in_time_is_a_timeout(run, foreign):
+    foreign.failure = (status_pb2.Status(code=code_pb2.DEADLINE_EXCEEDED, message="too slow"),)
+    result = run("operations", "get", "operations/a", server=foreign)
+    assert result.exit_code == ExitCode.TIMEOUT
+    assert "too slow (DEADLINE_EXCEEDED)" in result.stderr
 
 
 def test_control_characters_from_a_server_do_not_reach_the_terminal(run, foreign, types):
@@ -188,3 +207,20 @@ def test_a_broken_header_is_a_usage_error(run):
     for header in ("novalue", "a b:c", "grpc-timeout: 1S", "key-bin: AA", "key: \x07"):
         result = run("operations", "list", "-H", header)
         assert result.exit_code == ExitCode.USAGE, header
+
+
+def test_a_reader_that_has_had_enough_is_no_reason_for_a_traceback(foreign):
+    foreign.add("operations/a")
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = subprocess.run(
+        [sys.executable, "-m", "outlast", "operations", "list", "--address", foreign.address],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(writing)
+    assert result.returncode == ExitCode.OUTPUT_CLOSED
+    assert result.stderr == ""

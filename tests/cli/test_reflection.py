@@ -19,12 +19,16 @@ V1_ALPHA = "grpc.reflection.v1alpha.ServerReflection"
 
 
 @contextmanager
-def types_of(service: str, files: list[FileDescriptorProto]) -> Iterator[ServerTypes]:
+def types_of(
+    service: str, files: list[FileDescriptorProto], asked: list[str] | None = None
+) -> Iterator[ServerTypes]:
     """Open the types of a server that answers every question with one file of that name."""
 
     def answer(requests, _):
         for request in requests:
             wanted = request.file_by_filename or request.file_containing_symbol
+            if asked is not None:
+                asked.append(wanted)
             found = [
                 file.SerializeToString()
                 for file in files
@@ -94,6 +98,15 @@ def test_files_that_import_one_another_in_a_circle_are_refused():
 def test_a_server_without_reflection_is_told_from_an_empty_one():
     with types_of("some.other.Service", []) as types, pytest.raises(NoReflectionError):
         types.services()
+
+
+def test_a_type_that_a_server_does_not_have_is_asked_for_once():
+    asked = []
+    with types_of(V1, [], asked) as types:
+        for _ in range(3):
+            with pytest.raises(KeyError):
+                types.pool.FindMessageTypeByName("loose.Missing")
+    assert asked == ["loose.Missing"]
 
 
 def nested(depth: int) -> any_pb2.Any:

@@ -112,6 +112,34 @@ def test_a_served_operation_is_started_awaited_and_listed(run, service_folder):
     assert (service_folder / "outlast.db").exists()
 
 
+def test_the_script_service_is_served_when_asked_for(run):
+    steps = [
+        {"progress": {"completed": 1, "total": 2}},
+        {"fail": {"code": 9, "message": "told to"}},
+    ]
+    with serving("--script", *ANYWHERE, "--store", "memory:") as server:
+        result = run(
+            "call", "ScriptService/RunScript", "--data", json.dumps({"steps": steps}), "--wait",
+            "--address", server.address,
+        )  # fmt: skip
+        assert result.exit_code == ExitCode.OPERATION_FAILED
+        assert "failed: told to (FAILED_PRECONDITION" in result.stderr
+        got = run("operations", "list", "--json", "--address", server.address)
+        progress = json.loads(got.stdout)["metadata"]["operation"]["progress"]
+        assert progress["percent"] == 50
+        server.stop()
+
+
+def test_a_bad_request_is_explained_once(run):
+    with serving("--script", *ANYWHERE, "--store", "memory:") as server:
+        address = ("--address", server.address)
+        result = run("operations", "list", "--filter", "bogus = 1", *address)
+        assert result.exit_code == ExitCode.RPC_ERROR
+        assert result.stderr.count("bogus") == result.stderr.splitlines()[0].count("bogus") > 0
+        assert "INVALID_FILTER of outlastapi" in result.stderr
+        server.stop()
+
+
 def test_the_ready_line_names_the_real_port_the_store_and_the_services():
     with serving(*GREETER, *ANYWHERE, "--store", "memory:") as server:
         assert not server.address.endswith(":0")
@@ -246,6 +274,19 @@ def test_a_store_that_is_no_database_is_explained_and_left_alone(run, service_fo
     assert "letter.txt" in result.stderr
     assert "Traceback" not in result.stderr
     assert file.read_text(encoding="utf-8").startswith("Dear Sir or Madam")
+
+
+def test_a_server_that_breaks_down_has_an_exit_code_and_logs_why(run, monkeypatch, caplog):
+    class BrokenServer:
+        def __init__(self, **_):
+            raise RuntimeError("out of luck")
+
+    monkeypatch.setattr("outlast.cli.serving.Server", BrokenServer)
+    result = run("serve", *GREETER, *ANYWHERE)
+    assert result.exit_code == ExitCode.CANNOT_SERVE
+    assert "broke down: out of luck" in result.stderr
+    assert "BrokenServer" not in result.stderr
+    assert caplog.records[-1].exc_info is not None
 
 
 @pytest.fixture

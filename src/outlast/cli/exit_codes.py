@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     RPC_ERROR = 7
     CANNOT_SERVE = 8
     INTERRUPTED = 130
+    OUTPUT_CLOSED = 141
 
     @property
     def meaning(self) -> str:
@@ -34,6 +35,7 @@ _MEANINGS = {
     ExitCode.RPC_ERROR: "the server answered with another error",
     ExitCode.CANNOT_SERVE: "the server could not start, or broke down",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C; an operation goes on",
+    ExitCode.OUTPUT_CLOSED: "whoever read the output stopped reading",
 }
 
 

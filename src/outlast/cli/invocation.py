@@ -43,20 +43,23 @@ def invoke(
                     f"{method.full_name} does not return an operation: call it without --wait",
                 )
             responses = _call(channel, connection, method, requests, timeout)
-            if not wait:
-                _print(responses, method, types.pool)
+            if method.server_streaming:
+                for each in responses:
+                    print_json(_shown(each, types.pool))
                 return
-            started = [Operation.FromString(each.SerializeToString()) for each in responses]
-        for operation in started:
-            snapshot = snapshot_of(operation, types.pool)
-            if snapshot.done:
-                print_outcome(snapshot)
-            else:
-                see_through(
-                    OperationsClient(channel, connection, types.pool),
-                    operation.name,
-                    timeout=timeout,
-                )
+            received = list(responses)
+        if not received:
+            raise Failure(ExitCode.RPC_ERROR, f"{method.full_name} ended without a response")
+        response = received[0]
+        if not wait:
+            print_result(_shown(response, types.pool))
+            return
+        snapshot = snapshot_of(Operation.FromString(response.SerializeToString()), types.pool)
+        if snapshot.done:
+            print_outcome(snapshot)
+        else:
+            client = OperationsClient(channel, connection, types.pool)
+            see_through(client, snapshot.name, timeout=timeout)
 
 
 def _find_method(types: ServerTypes, target: str, connection: Connection) -> MethodDescriptor:
@@ -166,11 +169,8 @@ def _call(
     )
 
 
-def _print(responses: Iterator[Message], method: MethodDescriptor, pool: DescriptorPool) -> None:
-    show = print_json if method.server_streaming else print_result
-    for response in responses:
-        try:
-            document = to_json(response, pool)
-        except ValueError as error:
-            raise Failure(ExitCode.RPC_ERROR, f"the response cannot be shown: {error}") from None
-        show(document)
+def _shown(response: Message, pool: DescriptorPool) -> Any:
+    try:
+        return to_json(response, pool)
+    except ValueError as error:
+        raise Failure(ExitCode.RPC_ERROR, f"the response cannot be shown: {error}") from None

@@ -1,6 +1,8 @@
 """The `outlast` command."""
 
 import logging
+import os
+import sys
 
 import click
 
@@ -24,6 +26,10 @@ class _Command(click.Group):
             _log.debug("where it went wrong", exc_info=failure)
             failure.show()
             ctx.exit(failure.exit_code)
+        except BrokenPipeError:
+            # What is still in the buffer must not be written when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(ExitCode.OUTPUT_CLOSED)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(ExitCode.INTERRUPTED)

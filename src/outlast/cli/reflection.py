@@ -47,6 +47,7 @@ class ServerTypes:
         self._headers = connection.headers
         self._files = DescriptorDatabase()
         self._known: set[str] = set()
+        self._missing: set[str] = set()
         self._given: set[str] = set()
         self.pool = descriptor_pool.DescriptorPool(self)
 
@@ -87,31 +88,47 @@ class ServerTypes:
         request: ServerReflectionRequest,
         our_own: Callable[[str], FileDescriptor],
     ) -> FileDescriptorProto:
-        try:
-            file = known(name)
-        except KeyError:
-            self._fetch(request)
-            try:
-                file = known(name)
-            except KeyError:
-                file = FileDescriptorProto()
-                our_own(name).CopyToProto(file)
+        file = self._of_server(name, known, request)
+        if file is None:
+            file = FileDescriptorProto()
+            our_own(name).CopyToProto(file)
         self._given.add(file.name)
         return file
 
-    def _fetch(self, request: ServerReflectionRequest) -> None:
-        """Get to know the files that a request is answered with, if there are any."""
+    def _of_server(
+        self,
+        name: str,
+        known: Callable[[str], FileDescriptorProto],
+        request: ServerReflectionRequest,
+    ) -> FileDescriptorProto | None:
+        with suppress(KeyError):
+            return known(name)
+        if name not in self._missing and self._fetch(request):
+            with suppress(KeyError):
+                return known(name)
+            self._missing.add(name)
+        return None
+
+    def _fetch(self, request: ServerReflectionRequest) -> bool:
+        """Get to know the files that a request is answered with; return if it was answered.
+
+        Types are a help, not what the person asked for: it never fails.
+        """
         try:
             response = self._ask(request)
-        except (grpc.RpcError, NoReflectionError):
-            self._methods.clear()  # types are a help, not what the person asked for
-            return
+        except NoReflectionError:
+            return False
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:  # it may be back for the next type
+                self._methods.clear()
+            return False
         for content in response.file_descriptor_response.file_descriptor_proto:
             with suppress(DecodeError):
                 file = FileDescriptorProto.FromString(content)
                 if file.name not in self._known:
                     self._known.add(file.name)
                     self._files.Add(file)
+        return True
 
     def _ask(self, request: ServerReflectionRequest) -> ServerReflectionResponse:
         """Send one request, by the first version of the protocol that the server has."""

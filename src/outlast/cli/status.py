@@ -29,7 +29,8 @@ def describe(status: Status) -> StatusText:
             case None:
                 pass  # not a detail that has a line of its own
     message = status.message or "no message"
-    return StatusText(status.code, f"{message} ({', '.join(tags)})", tuple(details))
+    new = tuple(detail for detail in details if detail != message)
+    return StatusText(status.code, f"{message} ({', '.join(tags)})", new)
 
 
 def _unpacked(detail: Any) -> ErrorInfo | BadRequest | RetryInfo | None:
