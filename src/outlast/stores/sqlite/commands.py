@@ -15,7 +15,7 @@ from outlast.domain.errors import (
 )
 from outlast.domain.operation import Claim, Lease, Operation, State
 from outlast.domain.status import Payload
-from outlast.ports import Change, Claims, Inserted, Renewal
+from outlast.ports import Claims, Inserted, Renewal
 from outlast.stores.sqlite import statements
 from outlast.stores.sqlite.rows import (
     changing_values,
@@ -40,7 +40,7 @@ class Insert(Command[Inserted]):
     def prepare(cls, transaction: Transaction, commands: Sequence[Self]) -> None:
         """Insert those that nothing speaks against in few statements."""
         limits = [c.max_pending for c in commands if c.max_pending is not None]
-        if not limits or _pending(transaction, min(limits)) + len(commands) <= min(limits):
+        if not limits or transaction.pending(min(limits)) + len(commands) <= min(limits):
             _insert(transaction, commands)
 
     def run(self, transaction: Transaction) -> Inserted:
@@ -55,7 +55,7 @@ class Insert(Command[Inserted]):
                 raise RequestIdReusedError(self.operation.request_id)
             return Inserted(existing, created=False)
         limit = self.max_pending
-        if limit is not None and _pending(transaction, limit) >= limit:
+        if limit is not None and transaction.pending(limit) >= limit:
             raise QueueFullError(limit)
         _insert(transaction, [self])
         if transaction.find(self.operation.name) is None:
@@ -83,11 +83,6 @@ class Insert(Command[Inserted]):
         return existing
 
 
-def _pending(transaction: Transaction, limit: int) -> int:
-    (count,) = transaction.connection.execute(statements.COUNT_PENDING, [limit]).fetchone()
-    return int(count)
-
-
 def _insert(transaction: Transaction, commands: Sequence[Insert]) -> None:
     """Insert what the unique indexes let in, and take it into the transaction."""
     connection = transaction.connection
@@ -104,9 +99,7 @@ def _insert(transaction: Transaction, commands: Sequence[Insert]) -> None:
         sql = statements.insert_requests(len(requests_batch))
         connection.execute(sql, statements.flat(requests_batch))
     for row_id, name in kept:
-        operation = new[name].operation
-        transaction.add(Stored(row_id, operation))
-        transaction.changes.append(Change.of(operation))
+        transaction.inserted(Stored(row_id, new[name].operation))
 
 
 @dataclass(eq=False, slots=True)

@@ -44,7 +44,7 @@ from outlast.stores.sqlite.rows import (
     operation_from_row,
     to_micros,
 )
-from outlast.stores.sqlite.transaction import Transaction
+from outlast.stores.sqlite.transaction import Backlog, Transaction
 from outlast.stores.sqlite.writer import Writer
 
 T = TypeVar("T")
@@ -74,9 +74,10 @@ class SqliteStore(OperationStore):
         self._reader = connect(path)
         self._reader_thread = ThreadPoolExecutor(1, thread_name_prefix="outlast-sqlite-reader")
         self._connection = connect(path)
+        backlog = Backlog()
         self._writer = Writer(
             self._connection,
-            lambda: Transaction(self._connection, clock.now()),
+            lambda: Transaction(self._connection, clock.now(), backlog),
             self._feed.publish,
         )
         self._closed = False

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import ClassVar, Generic, Self, TypeVar
 
 from outlast.domain import transitions
-from outlast.domain.operation import Operation
+from outlast.domain.operation import Operation, State
 from outlast.ports import Change
 from outlast.stores.sqlite import statements
 from outlast.stores.sqlite.rows import Row, attempt_values, changing_values, operation_from_row
@@ -22,13 +22,39 @@ class Stored:
     operation: Operation
 
 
+class Backlog:
+    """How many operations are PENDING: counted once, then kept up to date.
+
+    It is counted again when another process has written to the file.
+    """
+
+    def __init__(self) -> None:
+        self._count: int | None = None
+        self._data_version = 0
+
+    def count(self, connection: sqlite3.Connection, limit: int) -> int:
+        """Return the number, which is exact up to a limit."""
+        (version,) = connection.execute("PRAGMA data_version").fetchone()
+        if self._count is None or version != self._data_version:
+            (self._count,) = connection.execute(statements.COUNT_PENDING, [limit]).fetchone()
+            self._data_version = version
+        return self._count
+
+    def add(self, difference: int) -> None:
+        """Take over what a transaction has changed, once it is committed."""
+        if self._count is not None:
+            self._count += difference
+
+
 class Transaction:
     """Records that were read, with their changes, which are written together."""
 
-    def __init__(self, connection: sqlite3.Connection, now: datetime) -> None:
+    def __init__(self, connection: sqlite3.Connection, now: datetime, backlog: Backlog) -> None:
         self.connection = connection
         self.now = now
         self.changes: list[Change] = []
+        self._backlog = backlog
+        self._pending_difference = 0
         self._stored: dict[str, Stored] = {}
         self._dirty: dict[int, Operation] = {}
         self._attempts: list[Row] = []
@@ -46,6 +72,21 @@ class Transaction:
         """Take in a record that was read or inserted by another statement."""
         self._stored[stored.operation.name] = stored
 
+    def inserted(self, stored: Stored) -> None:
+        """Take in a record that this transaction has inserted."""
+        self.add(stored)
+        self._pending_difference += 1
+        self.changes.append(Change.of(stored.operation))
+
+    def pending(self, limit: int) -> int:
+        """Return how many operations are PENDING, exact up to a limit."""
+        return self._backlog.count(self.connection, limit) + self._pending_difference
+
+    def committed(self) -> Sequence[Change]:
+        """Return what is to be told, now that the transaction is durable."""
+        self._backlog.add(self._pending_difference)
+        return self.changes
+
     def find(self, name: str) -> Stored | None:
         """Return a loaded record, hidden ones as well."""
         return self._stored.get(name)
@@ -59,6 +100,7 @@ class Transaction:
         if attempt is not None:
             self._attempts.append((stored.id, *attempt_values(attempt)))
         stored.operation = after
+        self._pending_difference += (after.state is State.PENDING) - (before.state is State.PENDING)
         self.changes.append(Change.of(after))
         if after.deleted and after.done:
             self._dirty.pop(stored.id, None)

@@ -118,7 +118,7 @@ class Writer:
             except BaseException:
                 _roll_back(connection)
                 raise
-        return transaction.changes
+        return transaction.committed()
 
     def _deliver(self, jobs: list[_Job], changes: Sequence[Change]) -> None:
         """Answer the callers, then tell of the changes. Runs on the event loop."""
