@@ -88,6 +88,14 @@ class ClaimContract(ContractFixtures):
         methods = sorted(claim.operation.method for claim in claims.claims)
         assert methods == sorted([METHOD, OTHER_METHOD, OTHER_METHOD])
 
+    async def test_a_method_without_slots_is_not_given(
+        self, driver: Driver, store: OperationStore
+    ) -> None:
+        await driver.insert(method=METHOD)
+        other = await driver.insert(method=OTHER_METHOD)
+        claims = await store.claim("worker-1", {METHOD: 0, OTHER_METHOD: 1}, 5, LEASE)
+        assert [claim.operation.name for claim in claims.claims] == [other.name]
+
     async def test_other_methods_are_never_given(
         self, driver: Driver, store: OperationStore
     ) -> None:
@@ -285,6 +293,15 @@ class ClaimEndsContract(ContractFixtures):
             assert claims.next_ready_time is not None
             assert claims.next_ready_time <= clock.now()
         assert [claim.operation.name for claim in claims.claims] == [operation.name]
+
+    async def test_a_deleted_operation_that_waits_and_is_ended_leaves_the_queue(
+        self, driver: Driver, store: OperationStore, clock: ManualClock
+    ) -> None:
+        waiting = await driver.run(PAUSES["retry"], timeout=timedelta(seconds=8))
+        await store.delete(waiting.name)
+        await clock.advance(8)
+        assert await driver.claim() == []
+        await driver.insert(max_pending=1)
 
     async def test_a_deleted_operation_that_is_ended_is_forgotten(
         self, driver: Driver, store: OperationStore

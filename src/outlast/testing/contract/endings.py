@@ -269,12 +269,17 @@ class ExpireContract(ContractFixtures):
     async def test_a_forgotten_name_is_free(
         self, driver: Driver, store: OperationStore, clock: ManualClock
     ) -> None:
-        old = await driver.run(Succeeded(RESPONSE), retention=timedelta(minutes=1))
+        old = await driver.run(PAUSES["retry"], retention=timedelta(minutes=1))
+        await clock.advance(5)
+        claim = await driver.claim_one()
+        await store.record_step(claim.lease, "a", RESPONSE)
+        await store.finish(claim.lease, Succeeded(RESPONSE))
         await clock.advance(60)
         await store.expire(10)
         new = await driver.insert(name=old.name)
         assert await store.get(old.name) == new
         assert await store.attempts(old.name) == []
+        assert await store.steps(old.name) == {}
 
     async def test_without_retention_an_operation_expires_when_it_ends(
         self, driver: Driver, store: OperationStore

@@ -119,9 +119,9 @@ class ChangesContract(ContractFixtures):
     ) -> None:
         heard = asyncio.Event()
         unsubscribe = other.changes.subscribe(lambda _: heard.set())
-        await driver.insert()
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not heard.is_set():
+                await driver.insert()
                 await driver.clock.advance(1)
         unsubscribe()
 

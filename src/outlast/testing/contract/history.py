@@ -157,6 +157,16 @@ class StatsContract(ContractFixtures):
             QueueStats(METHOD, 3, 4, 2, 0, timedelta(seconds=5)),
         ]
 
+    async def test_the_age_is_that_of_the_longest_ready(
+        self, driver: Driver, clock: ManualClock
+    ) -> None:
+        await driver.start()
+        for _ in range(3):
+            await driver.insert()
+            await clock.advance(2)
+        (figures,) = await _figures(driver)
+        assert figures.oldest_ready_age == timedelta(seconds=6)
+
     async def test_a_lost_lease_makes_an_operation_ready(
         self, driver: Driver, clock: ManualClock
     ) -> None:

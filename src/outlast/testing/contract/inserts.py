@@ -221,6 +221,17 @@ class ExclusiveContract(ContractFixtures):
         await store.finish(claim.lease, Succeeded(RESPONSE))
         await driver.insert(exclusive_key="k")
 
+    async def test_forgetting_an_earlier_holder_leaves_the_exclusive_key_held(
+        self, driver: Driver, store: OperationStore, clock: ManualClock
+    ) -> None:
+        deleted = await driver.run(Succeeded(RESPONSE), exclusive_key="k")
+        await driver.run(Succeeded(RESPONSE), exclusive_key="k", retention=timedelta())
+        await driver.insert(exclusive_key="k")
+        await store.delete(deleted.name)
+        assert await store.expire(10) == 1
+        with pytest.raises(ExclusiveConflictError):
+            await driver.try_insert(exclusive_key="k")
+
     async def test_other_exclusive_keys_and_none_are_independent(self, driver: Driver) -> None:
         for key in ("k", "k2", "", ""):
             await driver.insert(exclusive_key=key)

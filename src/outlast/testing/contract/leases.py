@@ -203,6 +203,15 @@ class StepContract(ContractFixtures):
         await store.record_step(claim.lease, "a", Payload("t", b"2"))
         assert await store.steps(claim.operation.name) == {"a": Payload("t", b"1")}
 
+    async def test_steps_that_were_handed_out_never_change(
+        self, driver: Driver, store: OperationStore
+    ) -> None:
+        claim = await driver.start()
+        await store.record_step(claim.lease, "a", RESPONSE)
+        steps = await store.steps(claim.operation.name)
+        await store.record_step(claim.lease, "b", RESPONSE)
+        assert steps == {"a": RESPONSE}
+
     async def test_an_operation_without_steps_or_unknown_has_none(
         self, driver: Driver, store: OperationStore
     ) -> None:
