@@ -6,6 +6,10 @@ from datetime import timedelta
 from outlast.domain.errors import ConfigurationError
 from outlast.domain.status import Code
 
+_MAX_MULTIPLIER = 100
+_MAX_EXPONENT = 64
+"""With these the growth stays a float, however many attempts there are."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
@@ -32,16 +36,18 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
             raise ConfigurationError(f"max_attempts must be at least 1, not {self.max_attempts}")
-        if self.multiplier < 1:
-            raise ConfigurationError(f"multiplier must be at least 1, not {self.multiplier}")
+        if not 1 <= self.multiplier <= _MAX_MULTIPLIER:
+            raise ConfigurationError(
+                f"multiplier must be from 1 to {_MAX_MULTIPLIER}, not {self.multiplier}"
+            )
         if not 0 <= self.jitter < 1:
-            raise ConfigurationError(f"jitter must be from 0 to 1, not {self.jitter}")
+            raise ConfigurationError(f"jitter must be from 0 to below 1, not {self.jitter}")
         if self.initial_backoff <= timedelta() or self.max_backoff < self.initial_backoff:
             raise ConfigurationError("initial_backoff must be above 0 and not above max_backoff")
 
     def delay(self, attempt: int, chance: float) -> timedelta:
         """Return how long to wait after an attempt (from 1); `chance` is from 0 to 1."""
-        growth = self.multiplier ** min(attempt - 1, 64)
+        growth = self.multiplier ** min(attempt - 1, _MAX_EXPONENT)
         seconds = min(
             self.initial_backoff.total_seconds() * growth, self.max_backoff.total_seconds()
         )
