@@ -1,0 +1,54 @@
+from dataclasses import fields
+from datetime import timedelta
+
+import pytest
+
+from outlast.domain.errors import ConfigurationError
+from outlast.domain.status import Payload
+from outlast.engine.methods import Method
+from outlast.engine.settings import EngineSettings
+
+NAMES = [field.name for field in fields(EngineSettings)]
+
+
+def same_kind(name, number):
+    """Return a number in the kind of value that a setting has."""
+    is_time = isinstance(getattr(EngineSettings(), name), timedelta)
+    return timedelta(seconds=number) if is_time else number
+
+
+async def run(_request, _context):
+    return Payload("")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_setting_that_is_not_positive_is_refused_by_name(name, number):
+    with pytest.raises(ConfigurationError, match=name):
+        EngineSettings(**{name: same_kind(name, number)})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_setting_may_be_small(name):
+    assert getattr(EngineSettings(**{name: same_kind(name, 1)}), name) == same_kind(name, 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"concurrency": 0},
+        {"concurrency": -1},
+        {"timeout": timedelta()},
+        {"timeout": timedelta(seconds=-1)},
+        {"retention": timedelta(seconds=-1)},
+    ],
+    ids=str,
+)
+def test_a_method_that_could_never_run_is_refused_by_name(options):
+    with pytest.raises(ConfigurationError, match=r"example\.v1\.Books/Print"):
+        Method(name="example.v1.Books/Print", run=run, metadata_type="", **options)
+
+
+def test_a_method_needs_no_limits_of_its_own():
+    method = Method(name="example.v1.Books/Print", run=run, metadata_type="")
+    assert (method.concurrency, method.timeout) == (None, None)
