@@ -15,7 +15,9 @@ UNEXPECTED = Status(Code.INTERNAL, "the operation failed unexpectedly", reason="
 
 def bounded(status: Status, limit: int) -> Status:
     """Return a status of at most about `limit` bytes: cut short, or without its details."""
-    size = len(status.message) + sum(len(detail.value) for detail in status.details)
+    size = len(status.message.encode(errors="surrogatepass")) + sum(
+        len(detail.value) for detail in status.details
+    )
     if size <= limit:
         return status
     return replace(status, message=status.message[: limit // 4], details=status.details[:0])
