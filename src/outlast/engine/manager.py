@@ -3,13 +3,13 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
-from uuid import uuid4
 
 from outlast.domain.errors import PayloadTooLargeError
 from outlast.domain.listing import Cursor, ListQuery
 from outlast.domain.names import operation_name
 from outlast.domain.operation import Attempt, Operation
 from outlast.domain.status import Payload
+from outlast.engine.identifiers import Identifiers
 from outlast.engine.methods import Method
 from outlast.engine.patience import absorb
 from outlast.engine.settings import EngineSettings
@@ -59,6 +59,7 @@ class OperationManager:
         self._clock = clock
         self._hub = hub
         self._settings = settings
+        self._identifiers = Identifiers()
 
     async def start(self, start: StartRequest, patience: float | None = None) -> Operation:
         """Accept an operation: it is durable when this returns.
@@ -150,7 +151,7 @@ class OperationManager:
         now = self._clock.now()
         method = start.method
         return Operation(
-            name=operation_name(start.parent, str(uuid4())),
+            name=operation_name(start.parent, self._identifiers.new()),
             parent=start.parent,
             method=method.name,
             create_time=now,

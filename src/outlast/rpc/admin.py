@@ -1,7 +1,9 @@
 """The OperationsAdminService: what operators ask."""
 
+from datetime import timedelta
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from outlastapi.v1 import operations_admin_pb2 as admin_pb2
 from outlastapi.v1 import operations_admin_pb2_grpc
 
@@ -56,5 +58,13 @@ def _queue(stats: QueueStats) -> admin_pb2.QueueStatistics:
         delayed=stats.delayed,
         running=stats.running,
         dead_letters=stats.dead_letters,
-        oldest_ready_age=moment(stats.oldest_ready_age),
+        oldest_ready_age=_duration(stats.oldest_ready_age),
     )
+
+
+def _duration(value: timedelta | None) -> Duration | None:
+    if value is None:
+        return None
+    duration = Duration()
+    duration.FromTimedelta(value)
+    return duration

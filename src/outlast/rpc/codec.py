@@ -1,7 +1,7 @@
 """Operations of the domain as messages of google.longrunning."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from google.longrunning import operations_pb2
@@ -9,6 +9,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.any_pb2 import Any as AnyProto
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
 from outlastapi.v1 import operation_metadata_pb2
 from outlastapi.v1.operation_metadata_pb2 import OperationMetadata, OperationProgress
 
@@ -19,6 +20,7 @@ from outlast.rpc.errors import TYPE_PREFIX, status_to_proto
 _MAX_KEPT = 4096
 _MAX_KEPT_BYTES = 4096
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _METADATA_NAME = OperationMetadata.DESCRIPTOR.full_name
 _STATES = {state: OperationMetadata.State.Value(state.name) for state in State}
 
@@ -111,9 +113,12 @@ def metadata_of(operation: Operation) -> OperationMetadata:
     )
 
 
-def moment(value: datetime | timedelta | None) -> Any:
-    """Return a time or a duration as generated constructors take it, which stubs do not say."""
-    return value
+def moment(value: datetime | None) -> Timestamp | None:
+    """Return a time as protobuf has it; several times faster than its own conversion."""
+    if value is None:
+        return None
+    since = value - _EPOCH
+    return Timestamp(seconds=since.days * 86400 + since.seconds, nanos=since.microseconds * 1000)
 
 
 def metadata_field(descriptor: Any) -> FieldDescriptor | None:

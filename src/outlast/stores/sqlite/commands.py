@@ -21,6 +21,7 @@ from outlast.stores.sqlite.rows import (
     changing_values,
     fixed_values,
     from_micros,
+    hiding_values,
     operation_from_row,
     to_micros,
 )
@@ -89,7 +90,14 @@ def _insert(transaction: Transaction, commands: Sequence[Insert]) -> None:
     new = {command.operation.name: command for command in commands}
     kept: list[tuple[int, str]] = []
     for batch in statements.batches(list(new.values())):
-        rows = [(*fixed_values(c.operation), *changing_values(c.operation)) for c in batch]
+        rows = [
+            (
+                *fixed_values(command.operation),
+                *changing_values(command.operation),
+                *hiding_values(command.operation),
+            )
+            for command in batch
+        ]
         sql = statements.insert_operations(len(batch))
         kept.extend(connection.execute(sql, statements.flat(rows)).fetchall())
     requests = [

@@ -20,12 +20,14 @@ FIXED_COLUMNS = (
     "exclusive_key", "max_attempts", "timeout", "retention", "retried_from",
 )  # fmt: skip
 CHANGING_COLUMNS = (
-    "request_id", "state", "revision", "attempt", "lease_epoch", "ready_time", "worker",
+    "state", "revision", "attempt", "lease_epoch", "ready_time", "worker",
     "update_time", "start_time", "attempt_start_time", "deadline", "end_time", "expire_time",
-    "cancel_requested_time", "dead_letter", "deleted", "progress", "metadata_type",
+    "cancel_requested_time", "dead_letter", "progress", "metadata_type",
     "metadata_value", "last_error", "error", "response_type", "response_value",
 )  # fmt: skip
-COLUMNS = (*FIXED_COLUMNS, *CHANGING_COLUMNS)
+HIDING_COLUMNS = ("request_id", "deleted")
+"""Written on their own when an operation is deleted: indexes are made over them."""
+COLUMNS = (*FIXED_COLUMNS, *CHANGING_COLUMNS, *HIDING_COLUMNS)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -65,7 +67,6 @@ def changing_values(operation: Operation) -> Row:
     progress, last_error, error = operation.progress, operation.last_error, operation.error
     response = operation.response
     return (
-        operation.request_id,
         operation.state.value,
         operation.revision,
         operation.attempt,
@@ -80,7 +81,6 @@ def changing_values(operation: Operation) -> Row:
         to_micros(operation.expire_time),
         to_micros(operation.cancel_requested_time),
         operation.dead_letter,
-        operation.deleted,
         None if progress is None else progress_to_json(progress),
         operation.metadata.type_url,
         operation.metadata.value,
@@ -91,15 +91,21 @@ def changing_values(operation: Operation) -> Row:
     )
 
 
+def hiding_values(operation: Operation) -> Row:
+    """Return the values of HIDING_COLUMNS."""
+    return operation.request_id, operation.deleted
+
+
 def operation_from_row(row: Row) -> Operation:
     """Read the values of COLUMNS back."""
     (
         name, parent, method, create_time, principal, request_digest, target,
         exclusive_key, max_attempts, timeout, retention, retried_from,
-        request_id, state, revision, attempt, lease_epoch, ready_time, worker,
+        state, revision, attempt, lease_epoch, ready_time, worker,
         update_time, start_time, attempt_start_time, deadline, end_time, expire_time,
-        cancel_requested_time, dead_letter, deleted, progress, metadata_type,
+        cancel_requested_time, dead_letter, progress, metadata_type,
         metadata_value, last_error, error, response_type, response_value,
+        request_id, deleted,
     ) = row  # fmt: skip
     operation = object.__new__(Operation)  # as Operation.evolve does, and for its reason
     operation.__dict__.update(

@@ -10,14 +10,13 @@ from functools import cache
 from itertools import chain
 from typing import Any, TypeVar
 
-from outlast.stores.sqlite.rows import CHANGING_COLUMNS, COLUMNS, FIXED_COLUMNS, Row
+from outlast.stores.sqlite.rows import CHANGING_COLUMNS, COLUMNS, Row
 
 T = TypeVar("T")
 
 MAX_ROWS = 64
 
 SELECT_COLUMNS = ", ".join(f"o.{column}" for column in COLUMNS)
-INSERT_COLUMNS = (*FIXED_COLUMNS, *CHANGING_COLUMNS)
 
 COUNT_PENDING = """
 SELECT count(*) FROM (
@@ -33,6 +32,7 @@ EXCLUSIVE_HOLDER = """
 SELECT name FROM operations
 WHERE exclusive_key = ? AND exclusive_key <> '' AND ready_time IS NOT NULL
 """
+HIDE = "UPDATE operations SET request_id = ?, deleted = ? WHERE id = ?"
 FORGET = "DELETE FROM operations WHERE id = ?"
 FORGET_EXPIRED = """
 DELETE FROM operations WHERE id IN (
@@ -91,7 +91,7 @@ def values(columns: int, rows: int) -> str:
 def insert_operations(rows: int) -> str:
     """Keep new operations; those that a unique index refuses are left out."""
     return f"""
-    INSERT INTO operations ({", ".join(INSERT_COLUMNS)}) {values(len(INSERT_COLUMNS), rows)}
+    INSERT INTO operations ({", ".join(COLUMNS)}) {values(len(COLUMNS), rows)}
     ON CONFLICT DO NOTHING RETURNING id, name
     """
 

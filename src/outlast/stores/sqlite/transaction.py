@@ -11,7 +11,13 @@ from outlast.domain import transitions
 from outlast.domain.operation import Operation, State
 from outlast.ports import Change
 from outlast.stores.sqlite import statements
-from outlast.stores.sqlite.rows import Row, attempt_values, changing_values, operation_from_row
+from outlast.stores.sqlite.rows import (
+    Row,
+    attempt_values,
+    changing_values,
+    hiding_values,
+    operation_from_row,
+)
 
 
 @dataclass(slots=True)
@@ -58,6 +64,7 @@ class Transaction:
         self._stored: dict[str, Stored] = {}
         self._dirty: dict[int, Operation] = {}
         self._attempts: list[Row] = []
+        self._hidden: list[Row] = []
         self._forgotten: list[tuple[int]] = []
 
     def load(self, names: Collection[str]) -> None:
@@ -106,8 +113,10 @@ class Transaction:
             self._dirty.pop(stored.id, None)
             self._forgotten.append((stored.id,))
             del self._stored[after.name]
-        else:
-            self._dirty[stored.id] = after
+            return
+        self._dirty[stored.id] = after
+        if after.deleted and not before.deleted:
+            self._hidden.append((*hiding_values(after), stored.id))
 
     def flush(self) -> None:
         """Write what changed, so that statements see it."""
@@ -120,10 +129,13 @@ class Transaction:
             )
         for batch in statements.batches(self._attempts):
             self.connection.execute(statements.insert_attempts(len(batch)), statements.flat(batch))
+        if self._hidden:
+            self.connection.executemany(statements.HIDE, self._hidden)
         if self._forgotten:
             self.connection.executemany(statements.FORGET, self._forgotten)
         self._dirty.clear()
         self._attempts.clear()
+        self._hidden.clear()
         self._forgotten.clear()
 
 
