@@ -1,5 +1,6 @@
 """Operations of the domain as messages of google.longrunning."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -35,21 +36,10 @@ class Codec:
 
     def __init__(self) -> None:
         self._fillers: dict[str, _Filler] = {}
-        self._kept: dict[str, tuple[Operation, operations_pb2.Operation]] = {}
+        self._kept: OrderedDict[str, tuple[Operation, operations_pb2.Operation]] = OrderedDict()
 
     def to_proto(self, operation: Operation) -> operations_pb2.Operation:
-        """Return a snapshot, not to be changed; equal records give equal bytes."""
-        kept = self._kept.get(operation.name)
-        if kept is not None and kept[0] is operation:
-            return kept[1]
-        proto = self._encode(operation)
-        if operation.response is None or len(operation.response.value) <= _MAX_KEPT_BYTES:
-            if len(self._kept) >= _MAX_KEPT:
-                del self._kept[next(iter(self._kept))]
-            self._kept[operation.name] = operation, proto
-        return proto
-
-    def _encode(self, operation: Operation) -> operations_pb2.Operation:
+        """Return a snapshot; equal records give equal bytes."""
         proto = operations_pb2.Operation(
             name=operation.name, metadata=self.metadata(operation), done=operation.done
         )
@@ -58,6 +48,18 @@ class Codec:
             proto.response.value = operation.response.value
         elif operation.error is not None:
             proto.error.CopyFrom(status_to_proto(operation.error))
+        return proto
+
+    def to_kept_proto(self, operation: Operation) -> operations_pb2.Operation:
+        """Return a snapshot that is shared with later calls for the same record."""
+        kept = self._kept.get(operation.name)
+        if kept is not None and kept[0] is operation:
+            return kept[1]
+        proto = self.to_proto(operation)
+        if operation.response is None or len(operation.response.value) <= _MAX_KEPT_BYTES:
+            self._kept[operation.name] = operation, proto
+            if len(self._kept) > _MAX_KEPT:
+                self._kept.popitem(last=False)
         return proto
 
     def metadata(self, operation: Operation) -> AnyProto:

@@ -36,7 +36,7 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):
         self, request: operations_pb2.GetOperationRequest, context: Any
     ) -> operations_pb2.Operation:
         name = check_operation_name(request.name)
-        return self._codec.to_proto(await self._manager.get(name, seconds_left(context)))
+        return self._codec.to_kept_proto(await self._manager.get(name, seconds_left(context)))
 
     async def WaitOperation(
         self, request: operations_pb2.WaitOperationRequest, context: Any

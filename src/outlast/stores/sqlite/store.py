@@ -17,6 +17,7 @@ from outlast.domain.operation import Attempt, Lease, Operation, Progress
 from outlast.domain.status import Payload
 from outlast.domain.transitions import Outcome
 from outlast.ports import (
+    Change,
     ChangeFeed,
     Changes,
     Claims,
@@ -78,7 +79,7 @@ class SqliteStore(OperationStore):
         self._writer = Writer(
             self._connection,
             lambda: Transaction(self._connection, clock.now(), backlog),
-            self._feed.publish,
+            self._publish,
         )
         self._closed = False
 
@@ -243,6 +244,13 @@ class SqliteStore(OperationStore):
             return [found[method] for method in sorted(found)]
 
         return await self._read(read)
+
+    def _publish(self, changes: Sequence[Change]) -> None:
+        """Keep what was just written, since it is what is asked for next, and tell of it."""
+        for change in changes:
+            if change.record is not None:
+                self._cache.put(change.record)
+        self._feed.publish(changes)
 
     async def _point_read(self, sql: str, name: str) -> tuple[object, ...] | None:
         """Read one row on the loop, or in the reader thread if another process is in the way."""
