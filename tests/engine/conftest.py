@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from outlast.engine.methods import Method
 from outlast.engine.settings import EngineSettings
 from outlast.ports import OperationStore
 from outlast.stores.memory import MemoryStore
+from outlast.stores.sqlite import SqliteStore
 from outlast.testing.clock import ManualClock
 from outlast.testing.faults import FaultyStore
 
@@ -152,6 +154,11 @@ class World:
         (claim,) = (await self.inner.claim("rival", {method: 1}, 1, lease)).claims
         return claim
 
+    async def written(self) -> None:
+        """Return when every write that was begun so far is over, and what follows from it."""
+        await self.inner.renew([], LEASE)
+        await self.clock.advance(0)
+
     async def in_time(self, call: Awaitable[Any], seconds: float = 0.0) -> Any:
         """Return what a call returns within so many seconds of the clock."""
         task = asyncio.ensure_future(call)
@@ -177,6 +184,16 @@ def clock() -> ManualClock:
 async def world(clock: ManualClock) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         yield World(MemoryStore(clock), clock, stack)
+
+
+@pytest.fixture
+async def durable_world(clock: ManualClock, tmp_path: Path) -> AsyncIterator[World]:
+    """A world on SQLite, where calls take real time; see `World.written`."""
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(
+            SqliteStore.open(tmp_path / "operations.db", clock=clock)
+        )
+        yield World(store, clock, stack)
 
 
 @pytest.fixture

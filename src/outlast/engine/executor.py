@@ -142,15 +142,14 @@ class Executor:
 
     def _pause_after(self, claims: Claims, slots: Mapping[str, int], poll: float) -> float:
         taken = Counter(claim.operation.method for claim in claims.claims)
-        self._more = len(self._running) >= self._settings.concurrency or any(
-            taken[method] >= count for method, count in slots.items()
-        )
+        full = len(self._running) >= self._settings.concurrency
+        self._more = full or any(taken[name] >= slots.get(name, 0) for name in self._methods)
         if claims.next_ready_time is None:
             return poll
         until_ready = (claims.next_ready_time - self._clock.now()).total_seconds()
         if until_ready > 0:
             return min(until_ready, poll)
-        if claims.claims and len(self._running) < self._settings.concurrency:
+        if claims.claims and not full:
             self._wake.set()
         return min(_RETRY_PAUSE_SECONDS, poll)
 
