@@ -218,6 +218,7 @@ class Executor:
         """Run the handler; return what is to be written, None if that is not ours to say."""
         try:
             response = await running.method.run(running.claim.request, running.context)
+            outcome = self._checked(response)
         except AttemptFailedError as error:
             if running.stop_reason is StopReason.LEASE_LOST:
                 return None
@@ -228,9 +229,7 @@ class Executor:
             return None
         except BaseException as error:  # noqa: BLE001  # SystemExit must not end the server
             return self._outcome_of_stop(running, error)
-        if running.stop_reason is StopReason.LEASE_LOST:
-            return None
-        return self._checked(response)
+        return None if running.stop_reason is StopReason.LEASE_LOST else outcome
 
     def _outcome_of_stop(self, running: Running, error: BaseException) -> Outcome | None:
         """Return what an unexpected end means, which depends on whether we asked for one."""
