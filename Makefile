@@ -86,7 +86,7 @@ lint: $(STAMP) ## Lint the Python code
 
 .PHONY: types
 types: $(STAMP) ## Check the types
-	$(PY) -m mypy src $(wildcard tests/typing/*.py)
+	$(PY) -m mypy src benchmarks $(wildcard tests/typing/*.py)
 
 .PHONY: imports
 imports: $(STAMP) ## Check that the layers import in one direction

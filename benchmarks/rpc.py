@@ -74,7 +74,8 @@ async def _run_one(channel: grpc.aio.Channel) -> operations_pb2.Operation:
     )
     operations = operations_pb2_grpc.OperationsStub(channel)
     request = operations_pb2.WaitOperationRequest(name=started.name)
-    return await operations.WaitOperation(request)
+    done: operations_pb2.Operation = await operations.WaitOperation(request)
+    return done
 
 
 def _get(channel: grpc.aio.Channel, name: str) -> Callable[[], Awaitable[object]]:
