@@ -1,13 +1,27 @@
-"""Photographs made for a test."""
+"""Photographs made for a test, and a server to process them."""
 
 import io
-from collections.abc import Callable
-from typing import Any
+import struct
+import zlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
 
+import grpc
 import pytest
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf.message import Message
+from outlastapi.imaging.v1 import imaging_pb2, imaging_pb2_grpc
 from PIL import Image
 
+import outlast
+from outlast_imaging import ImagingService
+
 Encode = Callable[..., bytes]
+Png = Callable[[int, int], bytes]
+M = TypeVar("M", bound=Message)
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +37,22 @@ def encode() -> Encode:
 
 
 @pytest.fixture(scope="session")
+def png_that_says() -> Png:
+    """Make the beginning of a PNG that says it is so wide and so high."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+    def png_that_says(width: int, height: int) -> bytes:
+        header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+        pixels = zlib.compress(bytes(1000))
+        return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels)
+
+    return png_that_says
+
+
+@pytest.fixture(scope="session")
 def scene() -> Image.Image:
     """An image of 240 by 160 with large shapes that differ in all four corners."""
     image = Image.radial_gradient("L").resize((240, 160)).convert("RGB")
@@ -31,3 +61,80 @@ def scene() -> Image.Image:
     image.paste("blue", (0, 120, 70, 160))
     image.paste("yellow", (170, 110, 240, 160))
     return image
+
+
+@pytest.fixture(scope="session", autouse=True)
+def grpc_for_good() -> None:
+    """Have gRPC set itself up once: it tears down with its last object, which blocks the loop."""
+    grpc.aio.init_grpc_aio()
+
+
+class Client:
+    """Calls a server's imaging service and looks after its operations."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.imaging = imaging_pb2_grpc.ImagingServiceStub(channel)
+        self.operations = operations_pb2_grpc.OperationsStub(channel)
+
+    async def wait(self, operation: operations_pb2.Operation) -> operations_pb2.Operation:
+        """Return the operation once it is done."""
+        while not operation.done:
+            request = operations_pb2.WaitOperationRequest(name=operation.name)
+            operation = await self.operations.WaitOperation(request)
+        return operation
+
+    async def process(self, photo: bytes, *specs: Any, **fields: Any) -> imaging_pb2.Image:
+        """Return the image that a photograph becomes."""
+        request = imaging_pb2.ProcessImageRequest(content=photo, derivatives=specs, **fields)
+        return self.response(
+            await self.wait(await self.imaging.ProcessImage(request)), imaging_pb2.Image
+        )
+
+    async def operation_count(self) -> int:
+        listed = await self.operations.ListOperations(operations_pb2.ListOperationsRequest())
+        return len(listed.operations)
+
+    @staticmethod
+    def response(operation: operations_pb2.Operation, kind: type[M]) -> M:
+        """Return the response of an operation that succeeded."""
+        assert operation.WhichOneof("result") == "response", operation.error
+        message = kind()
+        assert operation.response.Unpack(message)
+        return message
+
+    @staticmethod
+    def metadata(operation: operations_pb2.Operation, kind: type[M]) -> M:
+        """Return the metadata of an operation."""
+        message = kind()
+        assert operation.metadata.Unpack(message)
+        return message
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Client]]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """The folder that the server of `serve` reads files from."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    return photos
+
+
+@pytest.fixture
+def serve(tmp_path: Path, photos: Path) -> Serve:
+    """Run a server with the imaging service and yield a client of it."""
+    service = ImagingService(artifacts=str(tmp_path / "artifacts"), root=photos)
+
+    @asynccontextmanager
+    async def serve(*, store: str = "memory:", execute: bool = True) -> AsyncIterator[Client]:
+        config = outlast.ServerConfig(
+            store=store, listen="127.0.0.1:0", execute=execute, grace=timedelta()
+        )
+        async with (
+            outlast.Server(services=[service], config=config) as server,
+            grpc.aio.insecure_channel(server.address) as channel,
+        ):
+            yield Client(channel)
+
+    return serve
