@@ -10,7 +10,7 @@ from hypothesis import settings
 
 pytest.register_assert_rewrite("outlast.testing")
 
-settings.register_profile("dev", max_examples=50, stateful_step_count=30, deadline=None)
+settings.register_profile("dev", max_examples=100, stateful_step_count=50, deadline=None)
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 

@@ -17,14 +17,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    MultipleResults,
-    RuleBasedStateMachine,
-    invariant,
-    multiple,
-    rule,
-)
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from outlast.domain import transitions
 from outlast.domain.errors import (
@@ -50,7 +43,7 @@ _METHODS = ("example.v1.Books/Bind", "example.v1.Books/Print")
 _PARENTS = ("", "shelves/1", "shelves/1/books/1")
 _PRINCIPALS = ("", "ada")
 
-_seconds = st.sampled_from([0, 1, 2, 5, 10]).map(lambda it: timedelta(seconds=it))
+_delays = st.sampled_from([0, 0, 0, 2, 5]).map(lambda it: timedelta(seconds=it))
 _leases = st.sampled_from([1, 3, 10]).map(lambda it: timedelta(seconds=it))
 _payloads = st.builds(Payload, st.sampled_from(["", "example.v1.Book"]), st.binary(max_size=3))
 _statuses = st.builds(Status, st.sampled_from([Code.INTERNAL, Code.ABORTED]), st.just("oh"))
@@ -58,7 +51,7 @@ _outcomes: st.SearchStrategy[Outcome] = st.one_of(
     st.builds(Succeeded, _payloads),
     st.builds(Failed, _statuses, st.booleans()),
     st.builds(Cancelled),
-    st.builds(Retry, _statuses, _seconds),
+    st.builds(Retry, _statuses, _delays),
     st.builds(Released),
 )
 _conditions = st.builds(
@@ -69,18 +62,27 @@ _conditions = st.builds(
 )
 
 
+_names = st.runner().flatmap(lambda machine: st.sampled_from(machine.names()))
+_granted_leases = st.runner().flatmap(lambda machine: st.sampled_from(machine.granted_leases()))
+
+
+def _has_operations(machine: "StoreMachine") -> bool:
+    return bool(machine.names())
+
+
+def _has_leases(machine: "StoreMachine") -> bool:
+    return bool(machine.granted_leases())
+
+
 class StoreMachine(RuleBasedStateMachine):
     """Inserts, claims, writes, cancels and deletes in any order, and lets time pass."""
-
-    names = Bundle("names")
-    leases = Bundle("leases")
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = ManualClock()
         self.model = StoreModel()
         self._inserted: dict[str, Operation] = {}
-        self._granted: set[Lease] = set()
+        self._granted: list[Lease] = []
         self._epochs: dict[str, int] = {}
         self._results: dict[str, Operation] = {}
         self._superseded: dict[str, datetime] = {}
@@ -102,10 +104,22 @@ class StoreMachine(RuleBasedStateMachine):
     def _run(self, action: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(action)
 
+    def names(self) -> list[str]:
+        """Return the names there ever were, the visible ones more than once."""
+        return [*self._inserted, *[*self.model.visible(self.clock.now())] * 3]
+
+    def granted_leases(self) -> list[Lease]:
+        """Return the leases there ever were, those that hold more than once."""
+        held = [
+            Lease(it.name, it.lease_epoch)
+            for it in self.model.records.values()
+            if it.state is State.RUNNING
+        ]
+        return [*self._granted, *held * 5]
+
     # What callers do.
 
     @rule(
-        target=names,
         parent=st.sampled_from(_PARENTS),
         principal=st.sampled_from(_PRINCIPALS),
         method=st.sampled_from(_METHODS),
@@ -114,8 +128,8 @@ class StoreMachine(RuleBasedStateMachine):
         exclusive_key=st.sampled_from(["", "", "k"]),
         max_attempts=st.integers(1, 3),
         timeout=st.none() | st.just(timedelta(seconds=12)),
-        retention=st.sampled_from([5, 1000]).map(lambda it: timedelta(seconds=it)),
-        delay=_seconds,
+        retention=st.sampled_from([0, 5, 1000, 1000]).map(lambda it: timedelta(seconds=it)),
+        delay=_delays,
         max_pending=st.none() | st.integers(0, 5),
     )
     def insert(
@@ -124,7 +138,7 @@ class StoreMachine(RuleBasedStateMachine):
         delay: timedelta,
         max_pending: int | None,
         **fields: Any,
-    ) -> str | MultipleResults[str]:
+    ) -> None:
         now = self.clock.now()
         operation = Operation(
             name=operation_name(parent, f"op-{len(self._inserted):03}"),
@@ -142,15 +156,14 @@ class StoreMachine(RuleBasedStateMachine):
             inserted = self._run(self.store.insert(operation, request, max_pending=max_pending))
         except OutlastError as error:
             assert type(error) in refusals
-            return multiple()
+            return
         assert not refusals
         if existing is not None:
             assert inserted == Inserted(existing, created=False)
-            return multiple()
+            return
         assert inserted == Inserted(operation, created=True)
         self._inserted[operation.name] = operation
         self.model.insert(operation, request)
-        return operation.name
 
     def _refusals(
         self, operation: Operation, existing: Operation | None, max_pending: int | None
@@ -173,14 +186,16 @@ class StoreMachine(RuleBasedStateMachine):
             self._superseded[expired.name] = expired.expire_time
             self.model.forget(expired.name)
 
-    @rule(name=names)
+    @precondition(_has_operations)
+    @rule(name=_names)
     def insert_again(self, name: str) -> None:
         record = self.model.visible(self.clock.now()).get(name)
         if record is not None:
             again = self.store.insert(self._inserted[name], self.model.requests[name])
             assert self._run(again) == Inserted(record, created=False)
 
-    @rule(name=names)
+    @precondition(_has_operations)
+    @rule(name=_names)
     def cancel(self, name: str) -> None:
         now = self.clock.now()
         record = self.model.visible(now).get(name)
@@ -193,7 +208,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert after == transitions.request_cancel(record, now)
         self.model.replace(after)
 
-    @rule(name=names)
+    @precondition(_has_operations)
+    @rule(name=_names)
     def delete(self, name: str) -> None:
         record = self.model.visible(self.clock.now()).get(name)
         try:
@@ -226,16 +242,12 @@ class StoreMachine(RuleBasedStateMachine):
     # What workers do.
 
     @rule(
-        target=leases,
         worker=st.sampled_from(["worker-1", "worker-2", "worker-3"]),
         slots=st.dictionaries(st.sampled_from(_METHODS), st.integers(1, 3), min_size=1),
         limit=st.integers(1, 4),
         lease=_leases,
     )
-    def claim(
-        self, worker: str, slots: dict[str, int], limit: int, lease: timedelta
-    ) -> MultipleResults[Lease]:
-        granted: list[Lease] = []
+    def claim(self, worker: str, slots: dict[str, int], limit: int, lease: timedelta) -> None:
         for _ in range(100):
             now = self.clock.now()
             ready = self.model.ready(slots, now)
@@ -243,10 +255,9 @@ class StoreMachine(RuleBasedStateMachine):
             claims = self._run(self.store.claim(worker, slots, limit, lease))
             self._check_claims(claims, after)
             self._check_turns(claims, ready, after, slots, limit)
-            granted += [claim.lease for claim in claims.claims]
             if self._settle_ended(claims, after):
                 assert claims.next_ready_time == self.model.next_ready_time(slots)
-                return multiple(*granted)
+                return
         raise AssertionError("claims do not come to an end")
 
     def _check_claims(self, claims: Claims, after: Mapping[str, Operation]) -> None:
@@ -257,7 +268,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert claim.operation.state is State.RUNNING
             assert claim.request == self.model.requests[name]
             assert claim.lease not in self._granted
-            self._granted.add(claim.lease)
+            self._granted.append(claim.lease)
             self.model.replace(claim.operation)
 
     def _check_turns(
@@ -294,7 +305,8 @@ class StoreMachine(RuleBasedStateMachine):
         hidden = [it for it in ended.values() if it.deleted]
         return everything or not hidden
 
-    @rule(first=leases, second=leases, duration=_leases)
+    @precondition(_has_leases)
+    @rule(first=_granted_leases, second=_granted_leases, duration=_leases)
     def renew(self, first: Lease, second: Lease, duration: timedelta) -> None:
         lost: set[Lease] = set()
         cancel_requested: set[Lease] = set()
@@ -312,8 +324,9 @@ class StoreMachine(RuleBasedStateMachine):
         renewal = self._run(self.store.renew({first, second}, duration))
         assert renewal == Renewal(frozenset(lost), frozenset(cancel_requested))
 
+    @precondition(_has_leases)
     @rule(
-        lease=leases,
+        lease=_granted_leases,
         progress=st.none() | st.builds(Progress, st.integers(0, 3), st.just(3)),
         metadata=_payloads,
     )
@@ -324,13 +337,15 @@ class StoreMachine(RuleBasedStateMachine):
         )
         self._write(self.store.record_progress(lease, progress, metadata), expected)
 
-    @rule(lease=leases, outcome=_outcomes)
+    @precondition(_has_leases)
+    @rule(lease=_granted_leases, outcome=_outcomes)
     def finish(self, lease: Lease, outcome: Outcome) -> None:
         now = self.clock.now()
         expected = self._under(lease, lambda it: transitions.finish(it, lease, outcome, now))
         self._write(self.store.finish(lease, outcome), expected)
 
-    @rule(lease=leases, key=st.sampled_from(["a", "b"]), result=_payloads)
+    @precondition(_has_leases)
+    @rule(lease=_granted_leases, key=st.sampled_from(["a", "b"]), result=_payloads)
     def record_step(self, lease: Lease, key: str, result: Payload) -> None:
         def owned_by_lease(record: Operation) -> Operation:
             transitions.require_owner(record, lease)
@@ -411,10 +426,6 @@ class StoreMachine(RuleBasedStateMachine):
                 assert operation == self._results[name]
             elif operation.done:
                 self._results[name] = operation
-
-    @rule()
-    def compare_what_is_owned(self) -> None:
-        self._run(self._compare_what_is_owned())
 
     async def _compare_what_is_owned(self) -> None:
         for name, operation in self.model.visible(self.clock.now()).items():
