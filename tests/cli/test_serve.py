@@ -155,6 +155,7 @@ def test_every_flag_can_come_from_the_environment(service_folder):
         "OUTLAST_LISTEN": "127.0.0.1:0",
         "OUTLAST_STORE": "elsewhere.db",
         "OUTLAST_GRACE": "1s",
+        "OUTLAST_LEASE": "5s",
         "OUTLAST_CONCURRENCY": "2",
         "OUTLAST_LOG_LEVEL": "error",
     }
@@ -236,6 +237,7 @@ def test_a_debugging_person_is_shown_where_a_service_broke():
         (*GREETER, "--concurrency", "0"),
         (*GREETER, "--grace", "never"),
         (*GREETER, "--grace", "soon"),
+        (*GREETER, "--lease", "never"),
     ],
     ids=" ".join,
 )
@@ -253,6 +255,12 @@ def test_listening_beyond_the_machine_needs_tls_or_a_promise(run):
     assert "--insecure" in result.stderr
     promised = run("serve", *open_to_all, "--insecure")
     assert promised.exit_code == ExitCode.CANNOT_SERVE  # it got as far as the service
+
+
+def test_a_lease_of_no_time_is_refused(run):
+    result = run("serve", *GREETER, *ANYWHERE, "--store", "memory:", "--lease", "0s")
+    assert result.exit_code == ExitCode.CANNOT_SERVE
+    assert "lease must be more than" in result.stderr
 
 
 def test_a_port_that_is_taken_is_explained(run):

@@ -83,6 +83,15 @@ _MAX_PORT = 65535
     help="How many operations run at the same time.",
 )
 @click.option(
+    "--lease",
+    type=finite_duration,
+    default="30s",
+    metavar="DURATION",
+    envvar="OUTLAST_LEASE",
+    show_envvar=True,
+    help="How long the operations of a server that died wait until they are run again.",
+)
+@click.option(
     "--grace",
     type=finite_duration,
     default="30s",
@@ -109,6 +118,7 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     concurrency: int,
+    lease: float,
     grace: float,
     log_level: str,
 ) -> None:
@@ -140,6 +150,7 @@ def serve(
         listen=listen,
         tls_files=(tls_cert, tls_key) if tls_cert and tls_key else None,
         concurrency=concurrency,
+        lease=timedelta(seconds=lease),
         grace=timedelta(seconds=grace),
     )
 

@@ -32,6 +32,7 @@ def serve_until_stopped(
     listen: str,
     tls_files: tuple[Path, Path] | None,
     concurrency: int,
+    lease: timedelta,
     grace: timedelta,
 ) -> None:
     """Serve until a signal comes; raise Failure if the server cannot start or breaks down.
@@ -44,7 +45,7 @@ def serve_until_stopped(
             listen=listen,
             tls=TlsFiles(certificate=tls_files[0], key=tls_files[1]) if tls_files else None,
             grace=grace,
-            engine=EngineSettings(concurrency=concurrency),
+            engine=EngineSettings(concurrency=concurrency, lease=lease),
         )
         _run(_serve(services, config))
     except OutlastError as error:
