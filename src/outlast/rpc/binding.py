@@ -121,7 +121,10 @@ class Binding:
         """Check a request, store it, and return its operation."""
         conventions = self._conventions
         parent = check_parent(request.parent) if conventions.parent else ""
-        request_id = self._request_id(request) if conventions.request_id else ""
+        request_id = ""
+        if conventions.request_id:
+            # Written into the request too: requests that only differ in its case are equal.
+            request.request_id = request_id = self._request_id(request)
         await self._validate(request)
         if conventions.validate_only and request.validate_only:
             return self._validated(parent, request)
