@@ -81,7 +81,7 @@ def open_photo(data: bytes) -> Iterator[Image.Image]:
     except (UnusablePhotoError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise _too_many_pixels(str(error)) from error
+        raise _too_many_pixels("too many") from error
     except UnidentifiedImageError as error:
         raise UnusablePhotoError(
             "UNSUPPORTED_FORMAT", "the photograph is not a JPEG, PNG, WebP or AVIF that can be read"
@@ -117,13 +117,13 @@ def decode(photo: Image.Image, at_least: tuple[int, int] | None = None) -> Image
 def _check_pixels(size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PHOTO_PIXELS:
-        raise _too_many_pixels(f"{width} by {height} pixels")
+        raise _too_many_pixels(f"{width} by {height}")
 
 
-def _too_many_pixels(size: str) -> UnusablePhotoError:
+def _too_many_pixels(how_many: str) -> UnusablePhotoError:
     return UnusablePhotoError(
         "TOO_MANY_PIXELS",
-        f"the photograph has too many pixels ({size}); the limit is {MAX_PHOTO_PIXELS}",
+        f"the photograph has {how_many} pixels; the limit is {MAX_PHOTO_PIXELS} in all",
     )
 
 

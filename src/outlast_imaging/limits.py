@@ -26,8 +26,8 @@ MAX_IMPORT_PHOTOS: Final = 1000
 MAX_TOLD_FAILURES: Final = 200
 """How many failed photographs an import tells one by one; metadata must stay small."""
 
-MAX_TOLD_NAME_LENGTH: Final = 80
-"""How much of a photograph's name is told with its failure, in characters."""
+MAX_TOLD_NAME_BYTES: Final = 80
+"""How much of a photograph's name is told with its failure."""
 
 MAX_ID_LENGTH: Final = 128
 """The length of the last segment of a name."""

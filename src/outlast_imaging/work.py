@@ -15,7 +15,7 @@ from outlast_imaging.catalogue import Catalogue
 from outlast_imaging.decoding import SUFFIXES
 from outlast_imaging.describing import describe
 from outlast_imaging.errors import ImagingError
-from outlast_imaging.limits import MAX_TOLD_NAME_LENGTH
+from outlast_imaging.limits import MAX_TOLD_NAME_BYTES
 from outlast_imaging.rendering import render
 from outlast_imaging.sources import Location, read_photo
 from outlast_imaging.specs import ENCODINGS, derivative_id
@@ -74,7 +74,7 @@ def _original(image: str, description: imaging_pb2.PhotoDescription) -> str:
 
 def _status(error: ImagingError, photo: str) -> status_pb2.Status:
     # A file's name may be bytes that are no text, and hundreds may be told at once.
-    photo = photo.encode(errors="replace").decode()[:MAX_TOLD_NAME_LENGTH]
+    photo = photo.encode(errors="replace")[:MAX_TOLD_NAME_BYTES].decode(errors="ignore")
     status = status_pb2.Status(code=error.code, message=error.message)
     info = error_details_pb2.ErrorInfo(
         reason=error.reason, domain=_ERROR_DOMAIN, metadata={"photo": photo}

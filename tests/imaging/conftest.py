@@ -72,7 +72,9 @@ def grpc_for_good() -> None:
 class Client:
     """Calls a server's imaging service and looks after its operations."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
+        self.address = address
+        self.channel = channel
         self.imaging = imaging_pb2_grpc.ImagingServiceStub(channel)
         self.operations = operations_pb2_grpc.OperationsStub(channel)
 
@@ -135,6 +137,6 @@ def serve(tmp_path: Path, photos: Path) -> Serve:
             outlast.Server(services=[service], config=config) as server,
             grpc.aio.insecure_channel(server.address) as channel,
         ):
-            yield Client(channel)
+            yield Client(server.address, channel)
 
     return serve

@@ -292,6 +292,20 @@ async def test_an_import_of_which_nothing_succeeds_is_aborted(serve, photos):
     assert sorted(metadata.failed_requests) == [0, 1]
 
 
+async def test_failures_beyond_the_limit_are_counted_only(serve, photos, monkeypatch):
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (photos / name).write_bytes(b"no photo")
+    monkeypatch.setattr("outlast_imaging.service.MAX_TOLD_FAILURES", 2)
+    async with serve() as client:
+        operation = await client.wait(
+            await client.imaging.ImportImages(imaging_pb2.ImportImagesRequest(uri=photos.as_uri()))
+        )
+
+    metadata = client.metadata(operation, imaging_pb2.ImportImagesMetadata)
+    assert metadata.failed_count == 3
+    assert sorted(metadata.failed_requests) == [0, 1]
+
+
 async def test_an_import_needs_a_folder_of_the_server(serve, photos):
     (photos / "a.jpg").write_bytes(b"")
     async with serve() as client:

@@ -4,12 +4,14 @@ import hashlib
 
 import pytest
 from google.rpc import error_details_pb2
+from outlastapi.imaging.v1 import imaging_pb2
 from outlastapi.imaging.v1.imaging_pb2 import DerivativeSpec
 
 import outlast
 from outlast_imaging.artifacts import ArtifactStore
 from outlast_imaging.catalogue import Catalogue
 from outlast_imaging.errors import UnusablePhotoError
+from outlast_imaging.limits import MAX_TOLD_FAILURES
 from outlast_imaging.sources import Location
 from outlast_imaging.specs import resolve_all
 from outlast_imaging.work import import_photo, make_derivative, take_photo
@@ -96,3 +98,15 @@ def test_a_photo_that_cannot_be_imported_says_why(store, tmp_path):
     assert status.details[0].Unpack(info)
     assert (info.reason, info.metadata["photo"]) == ("UNSUPPORTED_FORMAT", "caf?.jpg")
     assert ArtifactStore(store).folders("images") == []
+
+
+def test_as_many_failures_as_are_told_fit_into_the_metadata(store, tmp_path):
+    name = "ä" * 120 + ".jpg"
+    (tmp_path / name).write_bytes(b"no photo")
+    status = import_photo(store, "images/1", Location(str(tmp_path), (name,)), SPECS)
+    metadata = imaging_pb2.ImportImagesMetadata()
+
+    for index in range(MAX_TOLD_FAILURES):
+        metadata.failed_requests[index].CopyFrom(status)
+
+    assert metadata.ByteSize() < outlast.EngineSettings().max_metadata_bytes

@@ -374,7 +374,9 @@ class ProcessImageRequest(_message.Message):
     parent: _builtins.str
     """The album that the image is to belong to, as `albums/{album}`; empty for none."""
     content: _builtins.bytes
-    """Its bytes."""
+    """Its bytes. A request that is larger than the server takes in one message,
+    by default 4 MiB, is refused with RESOURCE_EXHAUSTED.
+    """
     uri: _builtins.str
     """A file of the server, as `file:///…`, below the folder that the server
     allows. No part of the path below it may be a link.
@@ -564,7 +566,7 @@ class ImportImagesMetadata(_message.Message):
     @_builtins.property
     def failed_requests(self) -> _containers.MessageMap[_builtins.int, _status_pb2.Status]:
         """Why photographs failed, by their position in the order of their names, from 0.
-        The first 200 are told. The file's name, at most 80 characters of it, is in the
+        The first 200 are told. The file's name, at most 80 bytes of it, is in the
         metadata of each ErrorInfo, as `photo`.
         """
 
