@@ -29,6 +29,7 @@ class ServerProcess:
         self._environment = {
             "OUTLAST_IMAGING_ARTIFACTS": str(self.artifacts),
             "OUTLAST_IMAGING_ROOT": str(photos),
+            "OUTLAST_GRACE": "3s",  # who interrupts the demo need not wait for all photographs
             "OUTLAST_LEASE": "5s",  # what a killed server had in hand is not left for longer
         }
         self._starts = 0
@@ -80,6 +81,7 @@ class ServerProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
+                start_new_session=True,  # Ctrl-C is for the demo, which then stops the server
             )
         self.address = await self._ready_address()
 
