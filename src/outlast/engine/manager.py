@@ -4,7 +4,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from outlast.domain.errors import PayloadTooLargeError
+from outlast.domain.errors import (
+    ExclusiveConflictError,
+    PayloadTooLargeError,
+    QueueFullError,
+)
 from outlast.domain.listing import Cursor, ListQuery
 from outlast.domain.names import operation_name
 from outlast.domain.operation import Attempt, Operation
@@ -78,6 +82,25 @@ class OperationManager:
             ),
             patience,
         )
+        return inserted.operation
+
+    async def started_before(
+        self, start: StartRequest, patience: float | None = None
+    ) -> Operation | None:
+        """Return what an earlier start with the same request_id accepted, if there was one.
+
+        Raises RequestIdReusedError.
+        """
+        if not start.request_id:
+            return None
+        operation = self._new_operation(start)
+        try:
+            # Where nothing may wait, nothing can be accepted; what was accepted is found.
+            inserted = await self._patiently(
+                lambda: self._store.insert(operation, start.request, max_pending=0), patience
+            )
+        except (QueueFullError, ExclusiveConflictError):
+            return None
         return inserted.operation
 
     async def get(self, name: str, patience: float | None = None) -> Operation:

@@ -125,21 +125,39 @@ class Binding:
         if conventions.request_id:
             # Written into the request too: requests that only differ in its case are equal.
             request.request_id = request_id = self._request_id(request)
-        await self._validate(request)
+        try:
+            await self._validate(request)
+        except (OutlastError, ServiceError):
+            # A retry must not fail because its first try has changed the world (AIP-155).
+            again = self._start_request(request, parent, request_id)
+            earlier = await self._engine.manager.started_before(again, seconds_left(context))
+            if earlier is None:
+                raise
+            return self._codec.to_proto(earlier)
         if conventions.validate_only and request.validate_only:
             return self._validated(parent, request)
-        payload = pack(request)
-        start = StartRequest(
-            method=self.method,
-            request=payload,
-            digest=hashlib.sha256(payload.value).digest() if request_id else b"",
-            parent=parent,
-            request_id=request_id,
+        start = self._start_request(
+            request,
+            parent,
+            request_id,
             target=self._target(request),
             exclusive_key=self._options.exclusive(request) if self._options.exclusive else "",
         )
         operation = await self._engine.manager.start(start, seconds_left(context))
         return self._codec.to_proto(operation)
+
+    def _start_request(
+        self, request: Any, parent: str, request_id: str, **resource: str
+    ) -> StartRequest:
+        payload = pack(request)
+        return StartRequest(
+            method=self.method,
+            request=payload,
+            digest=hashlib.sha256(payload.value).digest() if request_id else b"",
+            parent=parent,
+            request_id=request_id,
+            **resource,
+        )
 
     async def _validate(self, request: Any) -> None:
         if self._options.validate is None:

@@ -39,12 +39,14 @@ class Backlog:
         self._data_version = 0
 
     def count(self, connection: sqlite3.Connection, limit: int) -> int:
-        """Return the number, which is exact up to a limit."""
+        """Return the number, or the limit if there are as many or more."""
         (version,) = connection.execute("PRAGMA data_version").fetchone()
-        if self._count is None or version != self._data_version:
-            (self._count,) = connection.execute(statements.COUNT_PENDING, [limit]).fetchone()
-            self._data_version = version
-        return self._count
+        if self._count is not None and version == self._data_version:
+            return min(self._count, limit)
+        (count,) = connection.execute(statements.COUNT_PENDING, [limit]).fetchone()
+        self._count = count if count < limit else None
+        self._data_version = version
+        return int(count)
 
     def add(self, difference: int) -> None:
         """Take over what a transaction has changed, once it is committed."""
