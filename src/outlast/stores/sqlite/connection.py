@@ -2,9 +2,10 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.resources import files
 from pathlib import Path
+from stat import S_ISREG
 
 from outlast.domain.errors import OutlastError, StoreOpenError, StoreUnavailableError
 
@@ -15,6 +16,9 @@ BUSY_TIMEOUT_SECONDS = 2.0
 """How long the writer waits for another process's transaction before it gives up."""
 
 _MINIMUM_SQLITE = (3, 38, 0)
+_WAL_ATTEMPTS = 100
+_HEADER_BYTES = 100
+"""Every SQLite file is longer, unless it is empty; SQLite overwrites one of a single byte."""
 
 
 def connect(
@@ -37,28 +41,20 @@ def connect(
 def prepare_file(path: Path) -> bytes:
     """Make sure that the file is a store of the current schema; return its secret.
 
-    Raises StoreOpenError, with the file untouched, if it cannot be one.
+    The path is absolute, because SQLite gives some relative ones (`:memory:`, `file:…`)
+    a meaning of its own. Raises StoreOpenError, with the file untouched, if it cannot
+    be a store.
     """
     if sqlite3.sqlite_version_info < _MINIMUM_SQLITE:
         raise StoreOpenError(f"SQLite {sqlite3.sqlite_version} is too old; 3.38 is needed")
-    if path.is_dir():
-        raise StoreOpenError(f"{path} is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise StoreOpenError(f"the folder {path.parent} does not exist; create it first")
+    _check_path(path)
     try:
-        connection = connect(path)
-        try:
-            _check_owner(connection, path)
-            connection.execute("PRAGMA journal_mode = WAL")
-            _migrate(connection, path)
-            (secret,) = connection.execute(
-                "SELECT value FROM settings WHERE key = 'secret'"
-            ).fetchone()
-        finally:
-            connection.close()
+        with closing(connect(path)) as connection:
+            secret = _migrate(connection, path)
+            _use_wal(connection, path)
     except sqlite3.Error as error:
         raise StoreOpenError(f"cannot open {path}: {_explain(error)}") from error
-    return bytes(secret)
+    return secret
 
 
 @contextmanager
@@ -88,16 +84,20 @@ def is_busy(error: sqlite3.Error) -> bool:
 
 
 _OUTAGES = {
-    sqlite3.SQLITE_BUSY: "it is locked by another process",
-    sqlite3.SQLITE_LOCKED: "it is locked by another connection",
-    sqlite3.SQLITE_READONLY: "it is read-only; check the file's and its folder's permissions",
-    sqlite3.SQLITE_IOERR: "reading or writing failed; check the disk",
+    sqlite3.SQLITE_PERM: "access is denied; check the permissions of the file and its folder",
+    sqlite3.SQLITE_BUSY: "another process keeps it locked; end that process, or try again later",
+    sqlite3.SQLITE_LOCKED: "another connection keeps it locked; try again later",
+    sqlite3.SQLITE_READONLY: "it is read-only; check the permissions of the file and its folder",
+    sqlite3.SQLITE_IOERR: "reading or writing failed; check the disk, and how much room it has",
     sqlite3.SQLITE_CORRUPT: "the file is damaged; restore it from a backup",
-    sqlite3.SQLITE_FULL: "the disk is full",
-    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened; check its path and permissions",
-    sqlite3.SQLITE_NOTADB: "it is not an SQLite database",
+    sqlite3.SQLITE_FULL: "the disk is full; make room",
+    sqlite3.SQLITE_CANTOPEN: (
+        "it cannot be opened; check its path, and the permissions of the file and its folder"
+    ),
+    sqlite3.SQLITE_PROTOCOL: "too many processes use it at once; try again later",
+    sqlite3.SQLITE_NOTADB: "it is not an SQLite database; name another file",
     sqlite3.SQLITE_NOMEM: "memory ran out",
-    sqlite3.SQLITE_INTERRUPT: "it was interrupted",
+    sqlite3.SQLITE_INTERRUPT: "it was interrupted; try again",
 }
 
 
@@ -108,20 +108,38 @@ def _primary_code(error: sqlite3.Error) -> int | None:
 
 def _explain(error: sqlite3.Error) -> str:
     code = _primary_code(error)
-    return _OUTAGES.get(code, str(error)) if code is not None else str(error)
+    return _OUTAGES.get(code or 0, f"{error}; the file may be damaged: restore it from a backup")
 
 
-def _check_owner(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a database that belongs to something else, before anything is written."""
+def _check_path(path: Path) -> None:
+    """Refuse what is no place for a file, and what SQLite would take for an empty one.
+
+    The file is not opened: closing it again would release the locks that other
+    connections of this process hold on it.
+    """
+    try:
+        if path.is_dir():
+            raise StoreOpenError(f"{path} is a folder; name a file in it")
+        if not path.parent.is_dir():
+            raise StoreOpenError(f"the folder {path.parent} does not exist; create it first")
+        status = path.stat()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise StoreOpenError(f"cannot open {path}: {error}; name another file") from error
+    if not S_ISREG(status.st_mode):
+        raise StoreOpenError(f"{path} is not a regular file; name another one")
+    if 0 < status.st_size < _HEADER_BYTES:
+        raise StoreOpenError(f"{path} is not an SQLite database; name another file")
+
+
+def _check_schema(connection: sqlite3.Connection, path: Path) -> int:
+    """Return which schema a file has, 0 if none; refuse one that is not for this program."""
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if application_id != APPLICATION_ID and (application_id != 0 or tables):
-        raise StoreOpenError(f"{path} is an SQLite database of another program; name another file")
-    _check_version(connection, path)
-
-
-def _check_version(connection: sqlite3.Connection, path: Path) -> int:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application_id != APPLICATION_ID and (application_id or version or tables):
+        raise StoreOpenError(f"{path} is an SQLite database of another program; name another file")
     newest = len(_migrations())
     if version > newest:
         raise StoreOpenError(
@@ -138,23 +156,57 @@ def _migrations() -> list[str]:
     return [script.read_text("utf-8") for script in scripts]
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the schema up to date, all of it or nothing, one process at a time."""
+def _migrate(connection: sqlite3.Connection, path: Path) -> bytes:
+    """Bring the schema up to date, all of it or nothing, one process at a time.
+
+    Returns the store's secret.
+    """
     scripts = _migrations()
     connection.execute("BEGIN IMMEDIATE")
     try:
-        version = _check_version(connection, path)
+        version = _check_schema(connection, path)
         for script in scripts[version:]:
             for statement in _statements(script):
                 connection.execute(statement)
         if version < len(scripts):
             connection.execute(f"PRAGMA user_version = {len(scripts)}")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        secret = _read_secret(connection, path)
         connection.execute("COMMIT")
     except (sqlite3.Error, OutlastError):
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+    return secret
+
+
+def _read_secret(connection: sqlite3.Connection, path: Path) -> bytes:
+    row = connection.execute("SELECT value FROM settings WHERE key = 'secret'").fetchone()
+    if row is None:
+        raise StoreOpenError(f"{path} is damaged: its secret is gone; restore it from a backup")
+    return bytes(row[0])
+
+
+def _use_wal(connection: sqlite3.Connection, path: Path) -> None:
+    """Let readers and the writer work at the same time; the file remembers it."""
+    for _ in range(_WAL_ATTEMPTS):
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            break
+        except sqlite3.Error as error:
+            if not is_busy(error):
+                raise
+        # Another process opens the same new file. SQLite does not wait for it in the
+        # statement above; in this one it does.
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+    else:
+        raise StoreOpenError(f"too many processes open {path} at once; try again")
+    if mode != "wal":
+        raise StoreOpenError(
+            f"the file system of {path} cannot share memory between processes, which SQLite's "
+            "WAL mode needs; name a file on a local disk"
+        )
 
 
 def _statements(script: str) -> Iterator[str]:
@@ -165,3 +217,4 @@ def _statements(script: str) -> Iterator[str]:
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""
+    yield statement  # comments, or a statement without its semicolon

@@ -87,7 +87,7 @@ class SqliteStore(OperationStore):
     @asynccontextmanager
     async def open(cls, path: str | Path, *, clock: Clock) -> AsyncIterator[Self]:
         """Open a file, made if it is not there; raise StoreOpenError if it cannot be used."""
-        file = Path(path)
+        file = Path(path).absolute()
         secret = await asyncio.to_thread(prepare_file, file)
         store = cls(file, clock, secret)
         watcher = asyncio.create_task(store._watch_others(), name="outlast-sqlite-watcher")
