@@ -4,15 +4,22 @@ import os
 import sys
 from collections.abc import Iterator
 
+import grpc
 import pytest
 from blockbuster import BlockBuster
 from hypothesis import settings
 
 pytest.register_assert_rewrite("outlast.testing")
 
-settings.register_profile("dev", max_examples=100, stateful_step_count=50, deadline=None)
+settings.register_profile("dev", max_examples=60, stateful_step_count=50, deadline=None)
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def grpc_for_good() -> None:
+    """Have gRPC set itself up once: it tears down with its last object, which blocks the loop."""
+    grpc.aio.init_grpc_aio()
 
 
 @pytest.fixture(autouse=True)

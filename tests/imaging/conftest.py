@@ -63,12 +63,6 @@ def scene() -> Image.Image:
     return image
 
 
-@pytest.fixture(scope="session", autouse=True)
-def grpc_for_good() -> None:
-    """Have gRPC set itself up once: it tears down with its last object, which blocks the loop."""
-    grpc.aio.init_grpc_aio()
-
-
 class Client:
     """Calls a server's imaging service and looks after its operations."""
 

@@ -223,12 +223,6 @@ class Client:
 Serving = Callable[..., AbstractAsyncContextManager[Client]]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def grpc_for_good() -> None:
-    """Have gRPC set itself up once: it tears down with its last object, which blocks the loop."""
-    grpc.aio.init_grpc_aio()
-
-
 @pytest.fixture(params=["memory", "sqlite"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return what a server is told to keep operations in."""

@@ -35,7 +35,11 @@ async def run(function: Callable[..., T], *args: object) -> T:
 
 
 def _call(parent: int, function: Callable[..., T], *args: object) -> T:
-    """Run in the worker process; it must not survive a server that was killed."""
+    """Run in the worker process; it must not survive a server that was killed.
+
+    A Ctrl-C reaches it too, and is the server's to act on: that lets work end in peace.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
