@@ -121,7 +121,7 @@ async def refusal(call: Awaitable[Any]) -> Refusal:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     error = caught.value
-    trailers = {key: value for key, value in error.trailing_metadata() or ()}
+    trailers = dict(error.trailing_metadata() or ())
     packed = trailers.get("grpc-status-details-bin")
     assert packed is not None, f"no details: {error}"
     assert len(packed) <= 8 * 1024
@@ -137,7 +137,7 @@ async def refusal(call: Awaitable[Any]) -> Refusal:
 async def until(condition: Callable[[], bool]) -> None:
     """Return when a condition holds that no event tells of."""
     async with asyncio.timeout(20):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(0.002)
 
 

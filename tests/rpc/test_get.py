@@ -91,7 +91,5 @@ async def test_headers_of_clients_do_not_change_the_answer(serving, headers):
         listed = await client.operations.ListOperations(page, metadata=headers)
         assert list(listed.operations) == [done]
         unknown = operations_pb2.GetOperationRequest(name="operations/unknown")
-        refusal = await client.refused(
-            client.operations.GetOperation(unknown, metadata=headers)
-        )
+        refusal = await client.refused(client.operations.GetOperation(unknown, metadata=headers))
         assert refusal.code is grpc.StatusCode.NOT_FOUND

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 from google.protobuf import any_pb2, empty_pb2
@@ -82,7 +83,7 @@ async def test_a_result_never_changes_however_often_it_is_cancelled(serving):
 async def test_progress_and_counts_never_go_backwards(serving, scripted):
     go = asyncio.Event()
 
-    async def work(request, operation):
+    async def work(_, operation):
         await go.wait()
         for number in range(1, 101):
             operation.metadata.steps_taken = number
@@ -101,7 +102,7 @@ async def test_progress_and_counts_never_go_backwards(serving, scripted):
             seen.append((progress.completed, progress.percent, steps, update))
             if snapshot.done:
                 break
-        for before, after in zip(seen, seen[1:], strict=False):
+        for before, after in pairwise(seen):
             assert all(old <= new for old, new in zip(before, after, strict=True))
         assert seen[-1][:3] == (100, 100, 100)
 
@@ -187,7 +188,7 @@ async def test_an_exception_of_a_handler_is_internal_and_keeps_its_text_to_itsel
 
 @pytest.mark.assertion(53)
 async def test_an_operation_beyond_its_time_is_said_to_be(serving, scripted):
-    async def work(request, operation):
+    async def work(*_):
         await asyncio.Event().wait()
 
     async with serving(scripted(work, timeout=timedelta(milliseconds=50))) as client:
@@ -207,7 +208,7 @@ async def test_a_cancelled_operation_is_said_to_be(serving):
 async def test_two_reads_of_a_running_operation_give_the_same_bytes(serving, scripted):
     reported = asyncio.Event()
 
-    async def work(request, operation):
+    async def work(_, operation):
         operation.metadata.taken.update({str(n): n for n in reversed(range(50))})
         await operation.progress(completed=1, total=3, message="on the way")
         reported.set()
