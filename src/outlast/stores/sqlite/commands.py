@@ -17,6 +17,7 @@ from outlast.domain.operation import Claim, Lease, Operation, State
 from outlast.domain.status import Payload
 from outlast.ports import Claims, Inserted, Renewal
 from outlast.stores.sqlite import statements
+from outlast.stores.sqlite.connection import data_version
 from outlast.stores.sqlite.rows import (
     changing_values,
     fixed_values,
@@ -254,14 +255,10 @@ class Expire(Command[int]):
 
 
 @dataclass(eq=False, slots=True)
-class WrittenByOthers(Command[bool]):
-    """Tell whether another process has written since the last time this was asked."""
+class ReadDataVersion(Command[int]):
+    """Return a number that changes when another process has written to the file."""
 
     order: ClassVar[int] = 5
-    memory: list[int]
 
-    def run(self, transaction: Transaction) -> bool:
-        (version,) = transaction.connection.execute("PRAGMA data_version").fetchone()
-        changed = bool(self.memory) and self.memory[0] != version
-        self.memory[:] = [version]
-        return changed
+    def run(self, transaction: Transaction) -> int:
+        return data_version(transaction.connection)

@@ -2,10 +2,12 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from stat import S_ISREG
+from typing import Self
 
 from outlast.domain.errors import OutlastError, StoreOpenError, StoreUnavailableError
 
@@ -38,23 +40,53 @@ def connect(
     return connection
 
 
-def prepare_file(path: Path) -> bytes:
-    """Make sure that the file is a store of the current schema; return its secret.
+@dataclass(frozen=True, slots=True)
+class StoreFile:
+    """An open store: its secret, and its connections, each for one thread at a time."""
 
-    The path is absolute, because SQLite gives some relative ones (`:memory:`, `file:…`)
-    a meaning of its own. Raises StoreOpenError, with the file untouched, if it cannot
-    be a store.
-    """
-    if sqlite3.sqlite_version_info < _MINIMUM_SQLITE:
-        raise StoreOpenError(f"SQLite {sqlite3.sqlite_version} is too old; 3.38 is needed")
-    _check_path(path)
-    try:
-        with closing(connect(path)) as connection:
-            secret = _migrate(connection, path)
-            _use_wal(connection, path)
-    except sqlite3.Error as error:
-        raise StoreOpenError(f"cannot open {path}: {_explain(error)}") from error
-    return secret
+    secret: bytes
+    writer: sqlite3.Connection
+    reader: sqlite3.Connection
+    point_reader: sqlite3.Connection
+    """For reads where a wait is not allowed: hence without a busy timeout."""
+    data_version: int
+    """What `data_version(writer)` was when the file was opened."""
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a file, made if it is not there, and bring its schema up to date.
+
+        Raises StoreOpenError, with the file untouched, if it cannot be a store.
+        """
+        if sqlite3.sqlite_version_info < _MINIMUM_SQLITE:
+            raise StoreOpenError(f"SQLite {sqlite3.sqlite_version} is too old; 3.38 is needed")
+        # SQLite gives some relative paths, `:memory:` and `file:…`, a meaning of its own.
+        path = path.absolute()
+        _check_path(path)
+        try:
+            with ExitStack() as opened:
+                writer = opened.enter_context(closing(connect(path)))
+                secret = _migrate(writer, path)
+                _use_wal(writer, path)
+                reader = opened.enter_context(closing(connect(path)))
+                point_reader = opened.enter_context(closing(connect(path, busy_timeout_seconds=0)))
+                version = data_version(writer)
+                opened.pop_all()
+        except sqlite3.Error as error:
+            raise StoreOpenError(f"cannot open {path}: {_explain(error)}") from error
+        return cls(secret, writer, reader, point_reader, version)
+
+    def close(self) -> None:
+        """Close the connections; the last one of all removes what the WAL mode needed."""
+        self.point_reader.close()
+        self.reader.close()
+        self.writer.close()
+
+
+def data_version(connection: sqlite3.Connection) -> int:
+    """Return a number that changes when another connection has written to the file."""
+    (version,) = connection.execute("PRAGMA data_version").fetchone()
+    return int(version)
 
 
 @contextmanager

@@ -32,13 +32,13 @@ from outlast.stores.sqlite.cache import RecordCache
 from outlast.stores.sqlite.commands import (
     Expire,
     Insert,
+    ReadDataVersion,
     RecordStep,
     Renew,
     TakeReady,
     Update,
-    WrittenByOthers,
 )
-from outlast.stores.sqlite.connection import connect, is_busy, prepare_file, translated_errors
+from outlast.stores.sqlite.connection import StoreFile, is_busy, translated_errors
 from outlast.stores.sqlite.rows import (
     attempt_from_row,
     from_micros,
@@ -65,20 +65,16 @@ class SqliteStore(OperationStore):
 
     durability = "SQLite, WAL, synchronous=FULL: survives a crash of the process and of the machine"
 
-    def __init__(self, path: Path, clock: Clock, secret: bytes) -> None:
+    def __init__(self, file: StoreFile, clock: Clock) -> None:
+        self._file = file
         self._clock = clock
-        self._secret = secret
         self._feed = _Feed()
-        # Point reads are made on the loop, where a wait is not allowed: hence no busy timeout.
-        self._point_reader = connect(path, busy_timeout_seconds=0)
         self._cache = RecordCache()
-        self._reader = connect(path)
         self._reader_thread = ThreadPoolExecutor(1, thread_name_prefix="outlast-sqlite-reader")
-        self._connection = connect(path)
         backlog = Backlog()
         self._writer = Writer(
-            self._connection,
-            lambda: Transaction(self._connection, clock.now(), backlog),
+            file.writer,
+            lambda: Transaction(file.writer, clock.now(), backlog),
             self._publish,
         )
         self._closed = False
@@ -87,16 +83,16 @@ class SqliteStore(OperationStore):
     @asynccontextmanager
     async def open(cls, path: str | Path, *, clock: Clock) -> AsyncIterator[Self]:
         """Open a file, made if it is not there; raise StoreOpenError if it cannot be used."""
-        file = Path(path).absolute()
-        secret = await asyncio.to_thread(prepare_file, file)
-        store = cls(file, clock, secret)
+        file = await asyncio.to_thread(StoreFile.open, Path(path))
+        store = cls(file, clock)
         watcher = asyncio.create_task(store._watch_others(), name="outlast-sqlite-watcher")
         try:
             yield store
         finally:
+            store._closed = True
             watcher.cancel()
-            await asyncio.wait([watcher])
-            await store._close()
+            store._writer.stop()
+            await asyncio.to_thread(store._close)
 
     @property
     def changes(self) -> ChangeFeed:
@@ -104,7 +100,7 @@ class SqliteStore(OperationStore):
 
     @property
     def secret(self) -> bytes:
-        return self._secret
+        return self._file.secret
 
     async def insert(
         self, operation: Operation, request: Payload, *, max_pending: int | None = None
@@ -134,7 +130,7 @@ class SqliteStore(OperationStore):
             found: dict[str, Operation] = {}
             for batch in statements.batches(list(names)):
                 sql = statements.select_by_name(len(batch))
-                for row in self._reader.execute(sql, batch):
+                for row in self._file.reader.execute(sql, batch):
                     operation = operation_from_row(row[1:])
                     if transitions.visible(operation, now):
                         found[operation.name] = operation
@@ -166,7 +162,7 @@ class SqliteStore(OperationStore):
             **{f"state{number}": state.value for number, state in enumerate(states)},
         }
         return await self._read(
-            lambda: [operation_from_row(row) for row in self._reader.execute(sql, parameters)]
+            lambda: [operation_from_row(row) for row in self._file.reader.execute(sql, parameters)]
         )
 
     async def claim(
@@ -192,7 +188,7 @@ class SqliteStore(OperationStore):
         return await self._read(
             lambda: {
                 key: Payload(type_url, value)
-                for key, type_url, value in self._reader.execute(statements.STEPS, [name])
+                for key, type_url, value in self._file.reader.execute(statements.STEPS, [name])
             }
         )
 
@@ -215,7 +211,8 @@ class SqliteStore(OperationStore):
         operation = await self.get(name)
         past = await self._read(
             lambda: [
-                attempt_from_row(row) for row in self._reader.execute(statements.ATTEMPTS, [name])
+                attempt_from_row(row)
+                for row in self._file.reader.execute(statements.ATTEMPTS, [name])
             ]
         )
         current = transitions.current_attempt(operation)
@@ -228,7 +225,7 @@ class SqliteStore(OperationStore):
 
         def read() -> Sequence[QueueStats]:
             found: dict[str, QueueStats] = {}
-            for method, ready, delayed, running, dead, oldest in self._reader.execute(
+            for method, ready, delayed, running, dead, oldest in self._file.reader.execute(
                 statements.STATS, {"now": to_micros(now)}
             ):
                 known = found.get(method, QueueStats(method))
@@ -256,12 +253,14 @@ class SqliteStore(OperationStore):
         """Read one row on the loop, or in the reader thread if another process is in the way."""
         self._check_open()
         try:
-            row: tuple[object, ...] | None = self._point_reader.execute(sql, (name,)).fetchone()
+            row: tuple[object, ...] | None = self._file.point_reader.execute(
+                sql, (name,)
+            ).fetchone()
         except sqlite3.Error as error:
             if not is_busy(error):
                 with translated_errors():
                     raise
-            return await self._read(lambda: self._reader.execute(sql, (name,)).fetchone())
+            return await self._read(lambda: self._file.reader.execute(sql, (name,)).fetchone())
         return row
 
     async def _read(self, read: Callable[[], T]) -> T:
@@ -279,33 +278,44 @@ class SqliteStore(OperationStore):
 
     async def _watch_others(self) -> None:
         """Hint at what other processes write; the file does not say what that was."""
-        memory: list[int] = []
+        version = self._file.data_version
         while True:
+            await self._clock.sleep(OTHERS_POLL_SECONDS)
             try:
-                if await self._writer.run(WrittenByOthers(memory)):
-                    self._feed.publish(None)
+                newest = await self._writer.run(ReadDataVersion())
             except StoreUnavailableError as error:
                 _log.warning("%s", error)
-            await self._clock.sleep(OTHERS_POLL_SECONDS)
+                continue
+            if newest != version:
+                version = newest
+                self._feed.publish(None)
 
-    async def _close(self) -> None:
-        self._closed = True
-        await self._writer.close()
-        await asyncio.to_thread(self._reader_thread.shutdown)
-        for connection in (self._point_reader, self._reader, self._connection):
-            await asyncio.to_thread(connection.close)
+    def _close(self) -> None:
+        """Wait for what was asked for, then close the file. Not for the event loop."""
+        self._writer.join()
+        self._reader_thread.shutdown()
+        self._file.close()
 
 
 class _Feed(ChangeFeed):
     """Tells listeners in this process."""
 
     def __init__(self) -> None:
-        self._listeners: list[Callable[[Changes], None]] = []
+        self._listeners: dict[object, Callable[[Changes], None]] = {}
 
     def subscribe(self, listener: Callable[[Changes], None]) -> Callable[[], None]:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        subscription = object()
+        self._listeners[subscription] = listener
+
+        def unsubscribe() -> None:
+            self._listeners.pop(subscription, None)
+
+        return unsubscribe
 
     def publish(self, changes: Changes) -> None:
-        for listener in tuple(self._listeners):
-            listener(changes)
+        """Tell every listener, whatever another one does."""
+        for listener in tuple(self._listeners.values()):
+            try:
+                listener(changes)
+            except Exception:  # noqa: BLE001  # the others are to hear of it all the same
+                _log.exception("a listener of changes failed")

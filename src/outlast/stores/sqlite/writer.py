@@ -9,13 +9,14 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from outlast.domain.errors import OutlastError, StoreUnavailableError
 from outlast.ports import Change
-from outlast.stores.sqlite.connection import is_outage, translated_errors
+from outlast.stores.sqlite.connection import translated_errors
 from outlast.stores.sqlite.transaction import Command, Transaction
 
 T = TypeVar("T")
@@ -49,31 +50,37 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="outlast-sqlite-writer", daemon=True)
-        self._closed = False
+        self._stopped = False
         self._thread.start()
 
     async def run(self, command: Command[T]) -> T:
         """Run a command; return when what it wrote is durable."""
-        if self._closed:
+        if self._stopped:
             raise StoreUnavailableError("the operation store is closed")
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Job(command, future))
         return await future
 
-    async def close(self) -> None:
-        """Finish what was asked for, then end the thread."""
-        if not self._closed:
-            self._closed = True
+    def stop(self) -> None:
+        """Let the thread end when it has finished what was asked for."""
+        if not self._stopped:
+            self._stopped = True
             self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
+
+    def join(self) -> None:
+        """Wait until the thread has ended. Not for the event loop."""
+        self._thread.join()
 
     def _run(self) -> None:
         while (job := self._queue.get()) is not None:
             jobs, stop = self._gather(job)
             changes = self._commit(jobs)
-            self._loop.call_soon_threadsafe(self._deliver, jobs, changes)
+            try:
+                self._loop.call_soon_threadsafe(self._deliver, jobs, changes)
+            except RuntimeError:  # the loop is closed: nobody is left to hear of it
+                return
             if stop:
-                break
+                return
 
     def _gather(self, first: _Job) -> tuple[list[_Job], bool]:
         """Return the job with those that wait behind it, and whether to stop after them."""
@@ -89,26 +96,26 @@ class Writer:
         return jobs, False
 
     def _commit(self, jobs: list[_Job]) -> Sequence[Change]:
-        """Run jobs in one transaction; if one spoils it, each in its own."""
+        """Run jobs in one transaction; if one spoils it, halve them until it is alone."""
         try:
             return self._attempt(jobs)
         except StoreUnavailableError as error:
             for job in jobs:
-                job.error = error
+                job.error = _copy(error)
             return []
         except Exception as error:  # noqa: BLE001  # one bad command must not take others down
             if len(jobs) == 1:
                 jobs[0].error = error
                 return []
-            _log.exception("a batch of %d writes failed; running them one by one", len(jobs))
-        changes: list[Change] = []
-        for job in jobs:
-            changes.extend(self._commit([job]))
-        return changes
+            _log.warning("a batch of %d writes failed, its halves are tried: %r", len(jobs), error)
+        middle = len(jobs) // 2
+        return [*self._commit(jobs[:middle]), *self._commit(jobs[middle:])]
 
     def _attempt(self, jobs: list[_Job]) -> Sequence[Change]:
         connection = self._connection
         with translated_errors():
+            if connection.in_transaction:  # the last one could not even be rolled back
+                connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
             try:
                 transaction = self._new_transaction()
@@ -116,7 +123,9 @@ class Writer:
                 transaction.flush()
                 connection.execute("COMMIT")
             except BaseException:
-                _roll_back(connection)
+                with suppress(sqlite3.Error):
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
                 raise
         return transaction.committed()
 
@@ -151,10 +160,8 @@ def run_jobs(transaction: Transaction, jobs: Sequence[_Job]) -> None:
                 job.error = error
 
 
-def _roll_back(connection: sqlite3.Connection) -> None:
-    try:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-    except sqlite3.Error as error:
-        if not is_outage(error):
-            raise
+def _copy(error: StoreUnavailableError) -> StoreUnavailableError:
+    """Return an error to raise in one more task: each adds its own traceback."""
+    copy = StoreUnavailableError(error.message)
+    copy.__cause__ = error.__cause__
+    return copy
