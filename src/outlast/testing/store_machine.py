@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from outlast.domain import transitions
 from outlast.domain.errors import (
@@ -40,6 +40,7 @@ from outlast.testing.store_model import StoreModel
 T = TypeVar("T")
 
 _METHODS = ("example.v1.Books/Bind", "example.v1.Books/Print")
+_SLOTS = ({_METHODS[0]: 3, _METHODS[1]: 3}, {_METHODS[0]: 1, _METHODS[1]: 2}, {_METHODS[0]: 2})
 _PARENTS = ("", "shelves/1", "shelves/1/books/1")
 _PRINCIPALS = ("", "ada")
 
@@ -54,6 +55,20 @@ _outcomes: st.SearchStrategy[Outcome] = st.one_of(
     st.builds(Retry, _statuses, _delays),
     st.builds(Released),
 )
+_operations = st.fixed_dictionaries(
+    {
+        "parent": st.sampled_from(_PARENTS),
+        "principal": st.sampled_from(_PRINCIPALS),
+        "method": st.sampled_from(_METHODS),
+        "request_id": st.sampled_from(["", "", "r", "s"]),
+        "request_digest": st.sampled_from([b"d", b"d", b"e"]),
+        "exclusive_key": st.sampled_from(["", "", "", "k"]),
+        "max_attempts": st.integers(1, 3),
+        "timeout": st.none() | st.just(timedelta(seconds=12)),
+        "retention": st.sampled_from([0, 5, 1000, 1000]).map(lambda it: timedelta(seconds=it)),
+        "delay": _delays,
+    }
+)
 _conditions = st.builds(
     Conditions,
     st.none() | st.frozensets(st.sampled_from(State)),
@@ -66,12 +81,20 @@ _names = st.runner().flatmap(lambda machine: st.sampled_from(machine.names()))
 _granted_leases = st.runner().flatmap(lambda machine: st.sampled_from(machine.granted_leases()))
 
 
-def _has_operations(machine: "StoreMachine") -> bool:
-    return bool(machine.names())
+def _has_visible(machine: "StoreMachine") -> bool:
+    return bool(machine.model.visible(machine.clock.now()))
 
 
-def _has_leases(machine: "StoreMachine") -> bool:
-    return bool(machine.granted_leases())
+def _has_unfinished(machine: "StoreMachine") -> bool:
+    return any(not it.done for it in machine.model.records.values())
+
+
+def _has_running(machine: "StoreMachine") -> bool:
+    return any(it.state is State.RUNNING for it in machine.model.records.values())
+
+
+def _has_expired(machine: "StoreMachine") -> bool:
+    return bool(machine.model.expired(machine.clock.now()))
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -119,26 +142,21 @@ class StoreMachine(RuleBasedStateMachine):
 
     # What callers do.
 
-    @rule(
-        parent=st.sampled_from(_PARENTS),
-        principal=st.sampled_from(_PRINCIPALS),
-        method=st.sampled_from(_METHODS),
-        request_id=st.sampled_from(["", "r", "s"]),
-        request_digest=st.sampled_from([b"", b"d"]),
-        exclusive_key=st.sampled_from(["", "", "k"]),
-        max_attempts=st.integers(1, 3),
-        timeout=st.none() | st.just(timedelta(seconds=12)),
-        retention=st.sampled_from([0, 5, 1000, 1000]).map(lambda it: timedelta(seconds=it)),
-        delay=_delays,
-        max_pending=st.none() | st.integers(0, 5),
-    )
+    @initialize(several=st.lists(_operations, min_size=2, max_size=8), taken=st.integers(0, 4))
+    def begin(self, several: list[dict[str, Any]], taken: int) -> None:
+        for fields in several:
+            self.insert(max_pending=None, **fields)
+        if taken:
+            self.claim("worker-1", _SLOTS[0], taken, timedelta(seconds=10))
+
+    @rule(fields=_operations, max_pending=st.sampled_from([None, None, None, 0, 3]))
+    def insert_one(self, fields: dict[str, Any], max_pending: int | None) -> None:
+        self.insert(max_pending=max_pending, **fields)
+
     def insert(
-        self,
-        parent: str,
-        delay: timedelta,
-        max_pending: int | None,
-        **fields: Any,
+        self, *, parent: str, delay: timedelta, max_pending: int | None, **fields: Any
     ) -> None:
+        """Insert an operation, or have it refused."""
         now = self.clock.now()
         operation = Operation(
             name=operation_name(parent, f"op-{len(self._inserted):03}"),
@@ -186,7 +204,7 @@ class StoreMachine(RuleBasedStateMachine):
             self._superseded[expired.name] = expired.expire_time
             self.model.forget(expired.name)
 
-    @precondition(_has_operations)
+    @precondition(_has_visible)
     @rule(name=_names)
     def insert_again(self, name: str) -> None:
         record = self.model.visible(self.clock.now()).get(name)
@@ -194,7 +212,7 @@ class StoreMachine(RuleBasedStateMachine):
             again = self.store.insert(self._inserted[name], self.model.requests[name])
             assert self._run(again) == Inserted(record, created=False)
 
-    @precondition(_has_operations)
+    @precondition(_has_visible)
     @rule(name=_names)
     def cancel(self, name: str) -> None:
         now = self.clock.now()
@@ -208,7 +226,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert after == transitions.request_cancel(record, now)
         self.model.replace(after)
 
-    @precondition(_has_operations)
+    @precondition(_has_visible)
     @rule(name=_names)
     def delete(self, name: str) -> None:
         record = self.model.visible(self.clock.now()).get(name)
@@ -220,6 +238,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert record is not None
         self.model.replace(transitions.delete(record))
 
+    @precondition(_has_visible)
     @rule(
         parent=st.sampled_from(_PARENTS),
         principal=st.none() | st.sampled_from(_PRINCIPALS),
@@ -241,9 +260,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     # What workers do.
 
+    @precondition(_has_unfinished)
     @rule(
         worker=st.sampled_from(["worker-1", "worker-2", "worker-3"]),
-        slots=st.dictionaries(st.sampled_from(_METHODS), st.integers(1, 3), min_size=1),
+        slots=st.sampled_from(_SLOTS),
         limit=st.integers(1, 4),
         lease=_leases,
     )
@@ -300,12 +320,13 @@ class StoreMachine(RuleBasedStateMachine):
         everything = claims.next_ready_time is None or claims.next_ready_time > self.clock.now()
         seen = self._run(self.store.get_many(list(ended)))
         for name, record in ended.items():
-            if everything or (name in seen and seen[name].done):
+            gone_or_done = name not in seen or seen[name].done
+            if everything or (gone_or_done and not record.deleted):
                 self.model.replace(record)
         hidden = [it for it in ended.values() if it.deleted]
         return everything or not hidden
 
-    @precondition(_has_leases)
+    @precondition(_has_running)
     @rule(first=_granted_leases, second=_granted_leases, duration=_leases)
     def renew(self, first: Lease, second: Lease, duration: timedelta) -> None:
         lost: set[Lease] = set()
@@ -324,7 +345,7 @@ class StoreMachine(RuleBasedStateMachine):
         renewal = self._run(self.store.renew({first, second}, duration))
         assert renewal == Renewal(frozenset(lost), frozenset(cancel_requested))
 
-    @precondition(_has_leases)
+    @precondition(_has_running)
     @rule(
         lease=_granted_leases,
         progress=st.none() | st.builds(Progress, st.integers(0, 3), st.just(3)),
@@ -337,14 +358,14 @@ class StoreMachine(RuleBasedStateMachine):
         )
         self._write(self.store.record_progress(lease, progress, metadata), expected)
 
-    @precondition(_has_leases)
+    @precondition(_has_running)
     @rule(lease=_granted_leases, outcome=_outcomes)
     def finish(self, lease: Lease, outcome: Outcome) -> None:
         now = self.clock.now()
         expected = self._under(lease, lambda it: transitions.finish(it, lease, outcome, now))
         self._write(self.store.finish(lease, outcome), expected)
 
-    @precondition(_has_leases)
+    @precondition(_has_running)
     @rule(lease=_granted_leases, key=st.sampled_from(["a", "b"]), result=_payloads)
     def record_step(self, lease: Lease, key: str, result: Payload) -> None:
         def owned_by_lease(record: Operation) -> Operation:
@@ -395,6 +416,7 @@ class StoreMachine(RuleBasedStateMachine):
         if floor is None or now + timedelta(seconds=seconds) >= floor:
             self.clock.jump(seconds)
 
+    @precondition(_has_expired)
     @rule(limit=st.integers(1, 2))
     def expire(self, limit: int) -> None:
         expired = self.model.expired(self.clock.now())
