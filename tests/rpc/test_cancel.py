@@ -89,7 +89,7 @@ async def test_a_cancel_of_what_is_not_there_is_refused(serving, name, code):
 async def test_a_cancel_that_races_with_the_end_leaves_one_result(serving, scripted):
     completed = set()
 
-    async def work(_, operation):
+    async def work(request, operation):
         for _ in range(int(request.exclusive_key)):
             await asyncio.sleep(0)
         completed.add(operation.name)
