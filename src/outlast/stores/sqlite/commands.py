@@ -42,7 +42,7 @@ class Insert(Command[Inserted]):
     def prepare(cls, transaction: Transaction, commands: Sequence[Self]) -> None:
         """Insert those that nothing speaks against in few statements."""
         limits = [c.max_pending for c in commands if c.max_pending is not None]
-        if not limits or transaction.pending(min(limits)) + len(commands) <= min(limits):
+        if not limits or transaction.pending(max(limits)) + len(commands) <= min(limits):
             _insert(transaction, commands)
 
     def run(self, transaction: Transaction) -> Inserted:

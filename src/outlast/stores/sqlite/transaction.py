@@ -11,6 +11,7 @@ from outlast.domain import transitions
 from outlast.domain.operation import Operation, State
 from outlast.ports import Change
 from outlast.stores.sqlite import statements
+from outlast.stores.sqlite.connection import data_version
 from outlast.stores.sqlite.rows import (
     Row,
     attempt_values,
@@ -40,7 +41,7 @@ class Backlog:
 
     def count(self, connection: sqlite3.Connection, limit: int) -> int:
         """Return the number, or the limit if there are as many or more."""
-        (version,) = connection.execute("PRAGMA data_version").fetchone()
+        version = data_version(connection)
         if self._count is not None and version == self._data_version:
             return min(self._count, limit)
         (count,) = connection.execute(statements.COUNT_PENDING, [limit]).fetchone()
@@ -62,8 +63,9 @@ class Transaction:
         self.now = now
         self.changes: list[Change] = []
         self._backlog = backlog
+        self._pending_before: int | None = None
         self._pending_difference = 0
-        self._stored: dict[str, Stored] = {}
+        self._stored: dict[str, Stored | None] = {}
         self._dirty: dict[int, Operation] = {}
         self._attempts: list[Row] = []
         self._hidden: list[Row] = []
@@ -88,8 +90,14 @@ class Transaction:
         self.changes.append(Change.of(stored.operation))
 
     def pending(self, limit: int) -> int:
-        """Return how many operations are PENDING, exact up to a limit."""
-        return self._backlog.count(self.connection, limit) + self._pending_difference
+        """Return how many operations are PENDING.
+
+        They are counted, up to a limit, by the first call, which comes before anything
+        is written: later ones must not ask for more.
+        """
+        if self._pending_before is None:
+            self._pending_before = self._backlog.count(self.connection, limit)
+        return self._pending_before + self._pending_difference
 
     def committed(self) -> Sequence[Change]:
         """Return what is to be told, now that the transaction is durable."""
@@ -114,7 +122,7 @@ class Transaction:
         if after.deleted and after.done:
             self._dirty.pop(stored.id, None)
             self._forgotten.append((stored.id,))
-            del self._stored[after.name]
+            self._stored[after.name] = None  # so that it is not read again before it is deleted
             return
         self._dirty[stored.id] = after
         if after.deleted and not before.deleted:
