@@ -185,6 +185,9 @@ class Executor:
         context = ExecutionContext(claim, self._store, self._clock, self._settings)
         lease_until = asked_at + self._settings.lease.total_seconds()
         running = Running(claim, method, context, lease_until)
+        if (earlier := self._running.get(operation.name)) is not None:
+            # Its lease ran out unnoticed, as it does when the time of day jumps forward.
+            earlier.stop(StopReason.LEASE_LOST)
         self._running[operation.name] = running
         self._in_method[operation.method] += 1
         self._idle.clear()
