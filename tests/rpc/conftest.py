@@ -142,12 +142,15 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Client:
-    """Plain stubs, and calls that check the operations they return."""
+    """Plain stubs, and calls that check the operations they return.
 
-    def __init__(self, server: outlast.Server, channel: grpc.aio.Channel) -> None:
-        self.server = server
-        self.engine = server.operations.engine
+    Of a server in this process it knows the inside as well: `server` and `engine`.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, server: Any = None) -> None:
         self.channel = channel
+        self.server = server
+        self.engine = server and server.operations.engine
         self.script = script_pb2_grpc.ScriptServiceStub(channel)
         self.operations = operations_pb2_grpc.OperationsStub(channel)
         self.admin = operations_admin_pb2_grpc.OperationsAdminServiceStub(channel)
@@ -229,6 +232,21 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return "memory:" if request.param == "memory" else str(tmp_path / "operations.db")
 
 
+@asynccontextmanager
+async def connect(address: str, server: outlast.Server | None = None) -> AsyncIterator[Client]:
+    """Yield a client of the server at an address, on a connection of its own."""
+    # As every client that was not told otherwise; each channel has its own connection.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
+        yield Client(channel, server)
+
+
+@pytest.fixture
+def connected() -> Callable[..., AbstractAsyncContextManager[Client]]:
+    """Return what opens a client of the server at an address."""
+    return connect
+
+
 @pytest.fixture
 def serving(store: str) -> Serving:
     """Return what opens a server on the store: of the script service, if of no other."""
@@ -251,10 +269,8 @@ def serving(store: str) -> Serving:
             services=services or [ScriptService()], config=config, clock=clock
         ) as server:
             try:
-                async with grpc.aio.insecure_channel(
-                    server.address, options=[("grpc.max_receive_message_length", 4 * 1024 * 1024)]
-                ) as channel:
-                    yield Client(server, channel)
+                async with connect(server.address, server) as client:
+                    yield client
             finally:
                 server.hurry()
 

@@ -130,9 +130,8 @@ async def test_a_failure_during_the_work_is_the_operations_error(serving):
 
 
 @pytest.mark.assertion(17)
-async def test_an_operation_can_be_read_the_moment_it_was_returned(serving):
-    async with serving() as client, grpc.aio.insecure_channel(client.server.address) as other:
-        elsewhere = type(client)(client.server, other)
+async def test_an_operation_can_be_read_the_moment_it_was_returned(serving, connected):
+    async with serving() as client, connected(client.server.address) as elsewhere:
 
         async def start_and_get():
             for _ in range(50):

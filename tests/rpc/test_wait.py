@@ -140,15 +140,13 @@ async def test_a_wait_that_its_caller_gives_up_leaves_nothing_behind(serving):
 
 
 @pytest.mark.assertion(88)
-async def test_a_connection_that_breaks_during_a_wait_leaves_nothing_behind(serving):
+async def test_a_connection_that_breaks_during_a_wait_leaves_nothing_behind(serving, connected):
     async with serving() as client:
         started = await client.running(await client.run(LONG))
         request = operations_pb2.WaitOperationRequest(name=started.name)
-        channel = grpc.aio.insecure_channel(client.server.address)
-        elsewhere = type(client)(client.server, channel)
-        calls = [elsewhere.operations.WaitOperation(request) for _ in range(10)]
-        await client.until(lambda: client.engine.waiting == 10)
-        await channel.close()
+        async with connected(client.server.address) as elsewhere:
+            calls = [elsewhere.operations.WaitOperation(request) for _ in range(10)]
+            await client.until(lambda: client.engine.waiting == 10)
         await client.until(lambda: client.engine.waiting == 0)
         for call in calls:
             assert await call.code() is grpc.StatusCode.CANCELLED
