@@ -1,54 +1,79 @@
 """Handlers of RPCs, wrapped once so that none needs a try/except of its own."""
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 
+from outlast.domain.errors import InvalidArgumentError
 from outlast.rpc.errors import abort
 
 _Handler = Callable[[Any, Any], Any]
+_Decode = Callable[[Any], Any]
 
 _REPLY_MARGIN_SECONDS = 0.25
 """How long before the caller's deadline an answer is sent, so that it arrives."""
 
 
-def guarded(handler: _Handler) -> _Handler:
+def guarded(handler: _Handler, decode: _Decode = lambda request: request) -> _Handler:
     """Return a handler that ends RPCs with rich errors instead of raising.
 
-    Handlers that are not async run in grpc's threads and stay as they are.
+    It decodes its requests itself, because grpc answers what it cannot decode with
+    UNKNOWN and the text of an exception. Handlers that are not async run in grpc's
+    threads and must not be handed in; see `is_async`.
     """
     if inspect.isasyncgenfunction(handler):
-        return _guarded_stream(handler)
-    if inspect.iscoroutinefunction(handler):
-        return _guarded_call(handler)
-    return handler
+        return _guarded_stream(handler, decode)
+    return _guarded_call(handler, decode)
 
 
-def _guarded_call(handler: Callable[[Any, Any], Awaitable[Any]]) -> _Handler:
+def is_async(handler: _Handler) -> bool:
+    """Whether a handler runs on the event loop."""
+    return inspect.isasyncgenfunction(handler) or inspect.iscoroutinefunction(handler)
+
+
+def _guarded_call(handler: Callable[[Any, Any], Awaitable[Any]], decode: _Decode) -> _Handler:
     async def call(request: Any, context: Any) -> Any:
         try:
-            return await handler(request, context)
-        except (grpc.aio.AbortError, grpc.aio.BaseError):
-            raise
-        except Exception as error:  # noqa: BLE001  # the one place where RPCs end badly
-            await abort(context, error)
+            return await handler(_decoded(request, decode), context)
+        except BaseException as error:  # noqa: BLE001  # the one place where RPCs end badly
+            await _end(context, error)
 
     return call
 
 
-def _guarded_stream(handler: Callable[[Any, Any], AsyncIterator[Any]]) -> _Handler:
+def _guarded_stream(handler: Callable[[Any, Any], AsyncIterator[Any]], decode: _Decode) -> _Handler:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            async for message in handler(request, context):
+            async for message in handler(_decoded(request, decode), context):
                 yield message
-        except (grpc.aio.AbortError, grpc.aio.BaseError):
-            raise
-        except Exception as error:  # noqa: BLE001  # as above
-            await abort(context, error)
+        except BaseException as error:  # noqa: BLE001  # as above
+            await _end(context, error)
 
     return stream
+
+
+def _decoded(request: Any, decode: _Decode) -> Any:
+    try:
+        return decode(request)
+    except DecodeError as error:
+        raise InvalidArgumentError("request", "not a message of the request's type") from error
+
+
+async def _end(context: Any, error: BaseException) -> NoReturn:
+    """End an RPC because of what its handler raised.
+
+    Everything is answered: after a CancelledError that is let through, the caller
+    waits for ever, and a SystemExit ends the server.
+    """
+    task = asyncio.current_task()
+    stopped = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling()
+    if stopped or isinstance(error, (GeneratorExit, grpc.aio.AbortError, grpc.aio.BaseError)):
+        raise error
+    await abort(context, error)
 
 
 def seconds_left(context: Any) -> float | None:

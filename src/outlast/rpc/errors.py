@@ -99,7 +99,7 @@ def pack(message: Message) -> Payload:
     )
 
 
-def status_of(error: Exception) -> Status:
+def status_of(error: BaseException) -> Status:
     """Return what a caller learns of an error; nothing of what was not meant for it."""
     if isinstance(error, ServiceError):
         return error.status
@@ -120,7 +120,7 @@ def status_to_proto(status: Status) -> status_pb2.Status:
     return status_pb2.Status(code=int(status.code), message=status.message, details=details)
 
 
-async def abort(context: Any, error: Exception) -> NoReturn:
+async def abort(context: Any, error: BaseException) -> NoReturn:
     """End an RPC with an error and its details."""
     status = status_of(error)
     if status is UNEXPECTED:

@@ -10,7 +10,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 
 from outlast.domain.errors import ConfigurationError
-from outlast.rpc.calls import guarded
+from outlast.rpc.calls import guarded, is_async
 
 
 class Service:
@@ -89,8 +89,12 @@ _FACTORIES = {
 
 def _guarded_handler(handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":
     shape, make = _FACTORIES[handler.request_streaming, handler.response_streaming]
+    function, decode = getattr(handler, shape), handler.request_deserializer
+    if is_async(function):
+        if handler.request_streaming:
+            function = guarded(function)
+        else:
+            function, decode = guarded(function, decode), None
     return make(
-        guarded(getattr(handler, shape)),
-        request_deserializer=handler.request_deserializer,
-        response_serializer=handler.response_serializer,
+        function, request_deserializer=decode, response_serializer=handler.response_serializer
     )
