@@ -169,10 +169,11 @@ class World:
     async def _stop(self, engine: Engine) -> None:
         if isinstance(engine.store, FaultyStore):
             engine.store.heal()
-        stopping = asyncio.create_task(engine.stop())
-        while not stopping.done():
-            await self.clock.advance(10)
-        await stopping
+        await self.in_time(engine.stop(), 300)
+        for method in engine.methods.values():
+            if isinstance(method.run, Handler):
+                method.run.let_go.set()
+        await self.clock.advance(0)
 
 
 @pytest.fixture

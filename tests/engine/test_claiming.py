@@ -2,8 +2,8 @@
 
 from datetime import timedelta
 
-from outlast.domain.transitions import Failed
 from outlast.domain.status import Code, Status
+from outlast.domain.transitions import Failed
 from outlast.testing.faults import ANSWER_LOST, AWAY, Fault, Hints
 
 SLOW_POLL = timedelta(days=1)
@@ -179,9 +179,7 @@ async def test_an_outage_of_the_store_delays_claims_and_no_more(world, handler):
 
 async def test_an_error_of_the_store_does_not_end_the_claims(world, handler, caplog):
     engine = await world.engine(world.method(handler))
-    world.store.inject(
-        Fault(fails=AWAY.fails, error=lambda: ValueError("a bug")), "claim", times=2
-    )
+    world.store.inject(Fault(fails=AWAY.fails, error=lambda: ValueError("a bug")), "claim", times=2)
     name = await world.begin()
     await world.clock.advance(3)
     assert handler.names == [name]

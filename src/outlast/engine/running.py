@@ -1,6 +1,8 @@
-"""One operation that this process runs."""
+"""What this process runs."""
 
 import asyncio
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 
 from outlast.domain.operation import Claim, Lease
@@ -30,6 +32,8 @@ class Running:
         self.lease_until = lease_until
         """Until when the lease holds, in monotonic seconds; no later than in the store."""
         self.stop_reason: StopReason | None = None
+        self.began = False
+        """The handler has been called."""
         self.settled = False
         """The handler's part is over; what is left is to write the outcome down."""
         self.abandoned = False
@@ -42,6 +46,16 @@ class Running:
         """The lease that every write for it carries."""
         return self.claim.lease
 
+    @property
+    def lease_lost(self) -> bool:
+        """Whether nothing may be written for it any more."""
+        return self.stop_reason is StopReason.LEASE_LOST
+
+    @property
+    def keeps_lease(self) -> bool:
+        """Whether the lease is still needed."""
+        return not self.abandoned and not self.lease_lost
+
     def stop(self, reason: StopReason) -> bool:
         """Cancel the handler; return False if it has ended or was told to stop before.
 
@@ -53,7 +67,8 @@ class Running:
         if first or reason is StopReason.LEASE_LOST:
             self.stop_reason = reason
         self.context.cancel_requested |= reason is StopReason.CANCEL
-        if first:
+        # A task that has not begun would end without a trace; it looks for itself.
+        if first and self.began:
             self.task.cancel()
         return first
 
@@ -62,3 +77,65 @@ class Running:
         for timer in self.timers:
             timer.cancel()
         self.timers.clear()
+
+
+class Workload:
+    """Everything that runs in this process, and how much more may."""
+
+    def __init__(self, methods: Mapping[str, Method], concurrency: int) -> None:
+        self.idle = asyncio.Event()
+        """Set while nothing runs."""
+        self.idle.set()
+        self._methods = methods
+        self._concurrency = concurrency
+        self._running: dict[Running, None] = {}
+        self._by_name: dict[str, Running] = {}
+        self._in_method: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __iter__(self) -> Iterator[Running]:
+        """Iterate over what runs now, whatever begins or ends meanwhile."""
+        return iter(tuple(self._running))
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more may run, of any method."""
+        return len(self._running) >= self._concurrency
+
+    def named(self, name: str) -> Running | None:
+        """Return the latest attempt of an operation that runs here."""
+        return self._by_name.get(name)
+
+    def free_slots(self) -> Mapping[str, int]:
+        """Return how many more operations of each method may run, for those that may."""
+        free = self._concurrency - len(self._running)
+        slots: dict[str, int] = {}
+        for name, method in self._methods.items():
+            count = free
+            if method.concurrency is not None:
+                count = min(free, method.concurrency - self._in_method[name])
+            if count > 0:
+                slots[name] = count
+        return slots
+
+    def add(self, running: Running) -> None:
+        """Take a slot.
+
+        An earlier attempt of the same operation may still hold another one: its lease
+        was lost, and its handler has not stopped yet.
+        """
+        self._running[running] = None
+        self._by_name[running.lease.name] = running
+        self._in_method[running.method.name] += 1
+        self.idle.clear()
+
+    def remove(self, running: Running) -> None:
+        """Free the slot of what has ended."""
+        del self._running[running]
+        if self._by_name.get(running.lease.name) is running:
+            del self._by_name[running.lease.name]
+        self._in_method[running.method.name] -= 1
+        if not self._running:
+            self.idle.set()

@@ -1,0 +1,90 @@
+"""Keeps the leases of what runs, and stops what has lost its own."""
+
+import asyncio
+import logging
+from datetime import timedelta
+
+from outlast.domain.errors import OutlastError
+from outlast.engine.running import Running, StopReason, Workload
+from outlast.ports import Clock, OperationStore, Renewal
+
+_log = logging.getLogger(__name__)
+
+
+class LeaseKeeper:
+    """Renews every lease in one call, three times in the length of a lease.
+
+    What could not be renewed is stopped before another worker may take it, whether
+    the store cannot answer, or does not answer at all.
+    """
+
+    def __init__(
+        self, store: OperationStore, clock: Clock, workload: Workload, lease: timedelta
+    ) -> None:
+        self.failing = False
+        """Whether leases cannot be renewed; who cannot keep leases must not take any."""
+        self._store = store
+        self._clock = clock
+        self._workload = workload
+        self._lease = lease
+        self._interval_seconds = lease.total_seconds() / 3
+        self._tick_seconds = self._interval_seconds / 4
+        self._margin_seconds = self._interval_seconds / 2
+        self._now = asyncio.Event()
+
+    def renew_now(self) -> None:
+        """Renew without waiting for the next turn: that tells what became of the leases."""
+        self._now.set()
+
+    async def renew_forever(self) -> None:
+        """Renew in turns, and more often while it fails."""
+        while True:
+            pause = self._tick_seconds if self.failing else self._interval_seconds
+            timer = self._clock.call_later(pause, self._now.set)
+            await self._now.wait()
+            timer.cancel()
+            self._now.clear()
+            self.failing = not await self._renew()
+
+    async def fence_forever(self) -> None:
+        """Stop what another worker may soon take; also while a renewal is under way."""
+        while True:
+            await self._clock.sleep(self._tick_seconds)
+            now = self._clock.monotonic()
+            for running in self._workload:
+                if running.keeps_lease and now >= running.lease_until - self._margin_seconds:
+                    self.failing = True
+                    if running.stop(StopReason.LEASE_LOST):
+                        _log.error(
+                            "the lease of operation %s runs out; it is stopped", running.lease.name
+                        )
+
+    async def _renew(self) -> bool:
+        """Renew everything in hand; return whether the store could be asked."""
+        held = [running for running in self._workload if running.keeps_lease]
+        if not held and not self.failing:
+            return True
+        asked_at = self._clock.monotonic()
+        try:
+            renewal = await self._store.renew([it.lease for it in held], self._lease)
+        except OutlastError as error:
+            _log.warning("leases are not renewed, trying again: %s", error)
+            return False
+        except Exception:  # noqa: BLE001  # a store's bug must not end the loop
+            _log.exception("renewing leases failed, trying again")
+            return False
+        until = asked_at + self._lease.total_seconds()
+        for running in held:
+            _apply(renewal, running, until)
+        return True
+
+
+def _apply(renewal: Renewal, running: Running, until: float) -> None:
+    lease = running.lease
+    if lease in renewal.lost:
+        if running.stop(StopReason.LEASE_LOST):
+            _log.warning("operation %s was taken over; it is stopped here", lease.name)
+        return
+    running.lease_until = until
+    if lease in renewal.cancel_requested:
+        running.stop(StopReason.CANCEL)

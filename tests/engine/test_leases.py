@@ -1,0 +1,245 @@
+"""Leases: kept while the work goes on, and nothing is written without one."""
+
+from datetime import timedelta
+
+import pytest
+
+from outlast.domain.errors import LeaseLostError
+from outlast.domain.status import Payload
+from outlast.domain.transitions import Succeeded
+from outlast.testing.faults import AWAY, Fault, Hints
+
+LEASE = timedelta(seconds=30)
+RIVAL_RESPONSE = Payload("example.v1.Book", b"of the rival")
+
+
+async def lose(world, name):
+    """Let another worker take an operation over, as if this one had been frozen."""
+    world.store.inject(Fault(delay_before=3600), "renew")
+    lease_end = (await world.get(name)).ready_time
+    world.clock._elapsed += lease_end - world.clock.now()
+    claim = await world.take()
+    assert claim.operation.name == name
+    world.store.heal()
+    return claim
+
+
+@pytest.fixture
+async def engine(world, handler):
+    return await world.engine(world.method(handler), lease=LEASE)
+
+
+@pytest.mark.usefixtures("engine")
+async def test_a_lease_is_kept_as_long_as_the_work_goes_on(world, handler):
+    name = await world.begin()
+    await world.clock.advance(3600)
+    handler.let_go.set()
+    await world.clock.advance(0)
+    operation = await world.get(name)
+    assert (operation.state, operation.attempt) == ("SUCCEEDED", 1)
+
+
+@pytest.mark.usefixtures("engine")
+async def test_one_call_renews_all_leases_three_times_a_lease(world):
+    for _ in range(20):
+        await world.begin()
+    await world.clock.advance(300)
+    assert world.store.calls["renew"] in {29, 30, 31}
+
+
+@pytest.mark.usefixtures("engine")
+async def test_an_idle_worker_renews_nothing(world):
+    await world.clock.advance(300)
+    assert world.store.calls["renew"] == 0
+
+
+async def test_the_writes_of_a_worker_that_was_replaced_are_refused_and_counted(
+    world, handler, engine
+):
+    name = await world.begin()
+    rival = await lose(world, name)
+    with pytest.raises(LeaseLostError):
+        await handler.contexts[0].report(None, Payload("m", b"late"))
+    with pytest.raises(LeaseLostError):
+        await handler.contexts[0].record_step("late", Payload("s"))
+    handler.let_go.set()
+    await world.clock.advance(0)
+    assert engine.executor.refused_writes == 1
+    assert await world.state(name) == "RUNNING"
+    await world.inner.finish(rival.lease, Succeeded(RIVAL_RESPONSE))
+    operation = await world.get(name)
+    assert operation.response == RIVAL_RESPONSE
+    assert operation.metadata == Payload("")
+    assert await world.inner.steps(name) == {}
+
+
+async def test_a_handler_that_was_replaced_is_stopped_by_the_next_renewal(world, handler, engine):
+    name = await world.begin()
+    rival = await lose(world, name)
+    await world.clock.advance(10)
+    assert handler.cancelled == 1
+    assert not handler.contexts[0].cancel_requested
+    assert engine.executor.running == 0
+    assert (await world.get(name)).lease_epoch == rival.lease.epoch
+
+
+@pytest.mark.usefixtures("engine")
+async def test_a_handler_that_was_replaced_writes_nothing_whatever_it_returns(world, handler):
+    handler.stubborn = True
+    name = await world.begin()
+    await lose(world, name)
+    await world.clock.advance(10)
+    assert handler.cancelled == 1
+    written = world.store.calls["finish"]
+    handler.let_go.set()
+    await world.clock.advance(0)
+    assert world.store.calls["finish"] == written
+    assert await world.state(name) == "RUNNING"
+
+
+async def test_a_refused_report_ends_the_attempt_here(world, engine, handler):
+    async def run(_request, context):
+        await handler(_request, context)
+        await context.report(None, Payload("m", b"late"))
+        return Payload("")
+
+    engine.register(world.method(run))
+    name = await world.begin()
+    await lose(world, name)
+    handler.let_go.set()
+    await world.clock.advance(0)
+    assert engine.executor.refused_writes == 1
+    assert world.store.calls["finish"] == 0
+
+
+async def test_a_worker_that_cannot_renew_stops_before_its_lease_ends(world, handler, engine):
+    name = await world.begin()
+    world.store.inject(AWAY)
+    await world.clock.advance(29)
+    assert handler.cancelled == 1
+    assert engine.executor.running == 0
+    assert world.store.calls["finish"] == 0
+    assert (await world.get(name)).lease_epoch == 1
+
+
+@pytest.mark.usefixtures("engine")
+async def test_a_worker_whose_renewal_hangs_stops_before_its_lease_ends(world, handler):
+    await world.begin()
+    world.store.inject(Fault(delay_before=3600), "renew")
+    await world.clock.advance(29)
+    assert handler.cancelled == 1
+    assert world.store.calls["finish"] == 0
+
+
+@pytest.mark.usefixtures("engine")
+async def test_a_renewal_that_was_answered_late_counts_from_when_it_was_asked(world, handler):
+    await world.begin()
+    await world.clock.advance(9)
+    world.store.inject(Fault(delay_after=14), "renew", times=1)
+    world.store.inject(AWAY, "renew")
+    await world.clock.advance(15)
+    assert handler.cancelled == 0
+    await world.clock.advance(15)
+    assert handler.cancelled == 1
+
+
+@pytest.mark.usefixtures("engine")
+async def test_an_outage_that_ends_in_time_keeps_the_work(world, handler):
+    name = await world.begin()
+    world.store.inject(AWAY)
+    await world.clock.advance(23)
+    assert handler.cancelled == 0
+    world.store.heal()
+    await world.clock.advance(600)
+    assert handler.cancelled == 0
+    assert (await world.get(name)).attempt == 1
+
+
+async def test_a_bug_of_the_store_in_renewing_is_an_outage(world, handler, engine):
+    bug = Fault(fails=AWAY.fails, error=lambda: ValueError("a bug"))
+    await world.begin()
+    world.store.inject(bug, "renew", times=3)
+    await world.clock.advance(600)
+    assert handler.cancelled == 0
+    assert not engine.died.done()
+
+
+@pytest.mark.usefixtures("engine")
+async def test_a_worker_that_cannot_renew_claims_nothing_more(world):
+    await world.begin()
+    world.store.inject(AWAY, "renew")
+    await world.clock.advance(10)
+    waiting = await world.begin()
+    await world.clock.advance(10)
+    assert await world.state(waiting) == "PENDING"
+    world.store.heal()
+    await world.clock.advance(3)
+    assert await world.state(waiting) == "RUNNING"
+
+
+@pytest.mark.usefixtures("engine")
+async def test_a_worker_that_lost_everything_to_an_outage_claims_again(world, handler):
+    name = await world.begin()
+    world.store.inject(AWAY)
+    await world.clock.advance(120)
+    world.store.heal()
+    handler.let_go.set()
+    await world.clock.advance(4)
+    operation = await world.get(name)
+    assert (operation.state, operation.attempt) == ("SUCCEEDED", 2)
+
+
+@pytest.mark.usefixtures("engine")
+async def test_a_lease_that_was_given_up_is_not_renewed_any_more(world, handler):
+    """Otherwise a handler that does not stop would keep the operation from everybody."""
+    handler.stubborn = True
+    name = await world.begin()
+    world.store.inject(AWAY, "renew")
+    await world.clock.advance(28)
+    assert handler.cancelled == 1
+    world.store.heal()
+    await world.clock.advance(60)
+    assert (await world.get(name)).lease_epoch == 2
+
+
+async def test_a_handler_that_lives_on_beside_its_successor_still_takes_a_slot(world, new_handler):
+    handler = new_handler()
+    handler.stubborn = True
+    engine = await world.engine(world.method(handler), lease=LEASE, concurrency=2)
+    name = await world.begin()
+    world.store.inject(AWAY, "renew")
+    await world.clock.advance(28)
+    world.store.heal()
+    await world.clock.advance(10)
+    assert handler.names == [name, name]
+    await world.begin()
+    await world.clock.advance(60)
+    assert handler.peak == 2
+    assert engine.executor.running == 2
+    handler.let_go.set()
+    await world.clock.advance(0)
+    assert engine.executor.running == 0
+    assert handler.attempts == 3
+
+
+async def test_both_handlers_of_an_operation_are_stopped_at_the_end(world, handler, engine):
+    handler.stubborn = True
+    await world.begin()
+    world.store.inject(AWAY, "renew")
+    await world.clock.advance(28)
+    world.store.heal()
+    await world.clock.advance(10)
+    assert handler.active == 2
+    handler.stubborn = False
+    await world.in_time(engine.executor.stop(), 60)
+    assert handler.cancelled == 2
+
+
+@pytest.mark.usefixtures("engine")
+async def test_the_clock_of_the_machine_may_jump(world, handler):
+    name = await world.begin()
+    world.store.changes.hints = Hints.LOST
+    world.clock.jump(-7200)
+    await world.clock.advance(100)
+    assert handler.cancelled == 0
+    assert (await world.get(name)).attempt == 1
