@@ -34,9 +34,13 @@ def connect(
         check_same_thread=False,
         cached_statements=512,
     )
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA temp_store = MEMORY")
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA temp_store = MEMORY")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
@@ -197,6 +201,8 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> bytes:
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = _check_schema(connection, path)
+        # BEGIN IMMEDIATE takes a file that is read-only; a write, which is not kept, does not.
+        connection.execute(f"PRAGMA user_version = {version}")
         for script in scripts[version:]:
             for statement in _statements(script):
                 connection.execute(statement)
@@ -204,7 +210,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> bytes:
             connection.execute(f"PRAGMA user_version = {len(scripts)}")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         secret = _read_secret(connection, path)
-        connection.execute("COMMIT")
+        connection.execute("COMMIT" if version < len(scripts) else "ROLLBACK")
     except (sqlite3.Error, OutlastError):
         if connection.in_transaction:
             connection.execute("ROLLBACK")
