@@ -1,0 +1,532 @@
+"""What becomes of a SQLite file that cannot be opened, written to or trusted."""
+
+import asyncio
+import os
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from outlast.domain.errors import OperationNotFoundError, StoreOpenError, StoreUnavailableError
+from outlast.stores.sqlite import SqliteStore, connection
+from outlast.testing.clock import ManualClock
+from outlast.testing.contract.driver import METHOD, Driver
+
+HEADER = b"SQLite format 3\0"
+APPLICATION_ID = 0x4F75744C
+
+
+def open_and_close(path: Path, clock: ManualClock) -> None:
+    async def run() -> None:
+        async with SqliteStore.open(path, clock=clock):
+            pass
+
+    asyncio.run(run())
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def content_of(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
+
+
+def make_database(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        for statement in statements:
+            database.execute(statement)
+        database.commit()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Be another user of the file who is in the middle of a write."""
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            other.execute("ROLLBACK")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let writers wait for a tenth of a second only."""
+    connect = connection.connect
+    monkeypatch.setattr(
+        connection,
+        "connect",
+        lambda path, *, busy_timeout_seconds=0.1: connect(
+            path, busy_timeout_seconds=busy_timeout_seconds
+        ),
+    )
+
+
+# Opening.
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "with space.db",
+        "what?mode=ro",
+        "a#b",
+        "100%25",
+        "Überprüfung 操作 😀.db",
+        ":memory:",
+        "file:store?mode=memory",
+        "'quoted'.db",
+        "-wal",
+    ],
+)
+async def test_a_path_means_the_file_of_that_name(
+    name: str, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (name, tmp_path / name):
+        async with SqliteStore.open(path, clock=clock) as store:
+            await Driver(store, clock).insert(name=f"operations/{type(path).__name__}")
+    assert names_in(tmp_path) == [name]
+    async with SqliteStore.open(tmp_path / name, clock=clock) as store:
+        assert len(await Driver(store, clock).names()) == 2
+
+
+async def test_a_store_keeps_its_file_when_the_process_changes_its_folder(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    async with SqliteStore.open("store.db", clock=clock) as store:
+        monkeypatch.chdir("elsewhere")
+        await Driver(store, clock).insert()
+        assert len(await Driver(store, clock).names()) == 1
+    assert names_in(tmp_path) == ["elsewhere", "store.db"]
+    assert names_in(tmp_path / "elsewhere") == []
+
+
+def test_an_empty_file_becomes_a_store(path: Path, clock: ManualClock) -> None:
+    path.touch()
+    open_and_close(path, clock)
+    assert content_of(path).startswith(HEADER)
+
+
+async def test_the_secret_is_made_once(path: Path, tmp_path: Path, clock: ManualClock) -> None:
+    secrets = []
+    for file in (path, path, tmp_path / "other.db"):
+        async with SqliteStore.open(file, clock=clock) as store:
+            secrets.append(store.secret)
+    assert [len(secret) for secret in secrets] == [32, 32, 32]
+    assert secrets[0] == secrets[1] != secrets[2]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"x", id="one byte"),
+        pytest.param(b"\0", id="one zero"),
+        pytest.param(b"name,size\nchelsea,451\n" * 500, id="text"),
+        pytest.param(HEADER, id="the first bytes of a header"),
+        pytest.param(HEADER + bytes(83), id="most of a header"),
+        pytest.param(HEADER + bytes(8176), id="a header of zeros"),
+        pytest.param(bytes(8192), id="zeros"),
+        pytest.param(random.Random(1).randbytes(10_000), id="noise"),
+        pytest.param(HEADER + random.Random(2).randbytes(10_000), id="noise after a header"),
+    ],
+)
+def test_a_file_that_is_no_database_is_refused_and_not_touched(
+    content: bytes, path: Path, clock: ManualClock
+) -> None:
+    path.write_bytes(content)
+    with pytest.raises(StoreOpenError, match=r"name another file|restore it from a backup"):
+        open_and_close(path, clock)
+    assert path.read_bytes() == content
+    assert names_in(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("length", [1, 16, 99, 100, 512, 4096, 20_000])
+def test_a_store_that_was_cut_off_is_refused_and_not_touched(
+    length: int, path: Path, clock: ManualClock
+) -> None:
+    open_and_close(path, clock)
+    content = path.read_bytes()[:length]
+    path.write_bytes(content)
+    with pytest.raises(StoreOpenError, match=r"name another file|restore it from a backup"):
+        open_and_close(path, clock)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("statements", "message"),
+    [
+        pytest.param(["CREATE TABLE books (title TEXT)"], "another program", id="tables"),
+        pytest.param(["PRAGMA application_id = 7"], "another program", id="an application_id"),
+        pytest.param(["PRAGMA user_version = 1"], "another program", id="a user_version"),
+        pytest.param(
+            [f"PRAGMA application_id = {APPLICATION_ID}", "PRAGMA user_version = 1000"],
+            r"schema 1000, made by a newer Outlast; .* Upgrade Outlast, or name another file",
+            id="a newer schema",
+        ),
+        pytest.param(
+            [f"PRAGMA application_id = {APPLICATION_ID}", "PRAGMA user_version = 1"],
+            "damaged: restore it from a backup",
+            id="no tables left",
+        ),
+        pytest.param(
+            [
+                f"PRAGMA application_id = {APPLICATION_ID}",
+                "PRAGMA user_version = 1",
+                "CREATE TABLE settings (key, value)",
+            ],
+            "its secret is gone; restore it from a backup",
+            id="no secret left",
+        ),
+    ],
+)
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_a_database_that_is_no_store_of_ours_is_refused_and_not_touched(
+    statements: list[str], message: str, journal: str, path: Path, clock: ManualClock
+) -> None:
+    make_database(path, f"PRAGMA journal_mode = {journal}", *statements)
+    before = path.read_bytes()
+    with pytest.raises(StoreOpenError, match=message) as caught:
+        open_and_close(path, clock)
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == before
+    assert names_in(path.parent) == [path.name]
+
+
+async def test_a_store_of_a_newer_schema_keeps_its_operations(
+    path: Path, clock: ManualClock
+) -> None:
+    async with SqliteStore.open(path, clock=clock) as store:
+        await Driver(store, clock).insert()
+    make_database(path, "PRAGMA user_version = 2")
+    before = content_of(path)
+    with pytest.raises(StoreOpenError, match="newer"):
+        await asyncio.to_thread(open_and_close, path, clock)
+    assert content_of(path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "is a folder; name a file in it"),
+        ("missing/store.db", "missing does not exist; create it first"),
+        ("file/store.db", "file does not exist; create it first"),
+        ("pipe", "not a regular file; name another one"),
+        ("nul\0l", "null .*; name another file"),
+        ("n" * 300, "too long.*; name another file"),
+        ("loop", "name another file"),
+    ],
+)
+def test_a_path_where_no_file_can_be_is_refused(
+    name: str, message: str, tmp_path: Path, clock: ManualClock
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StoreOpenError, match=message):
+        open_and_close(tmp_path / name, clock)
+    assert names_in(tmp_path) == ["file", "loop", "pipe"]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_file_that_others_keep_locked_is_refused(path: Path, clock: ManualClock) -> None:
+    open_and_close(path, clock)
+    with locked(path), pytest.raises(StoreOpenError, match="locked; end that process"):
+        open_and_close(path, clock)
+    open_and_close(path, clock)
+
+
+def test_connections_that_cannot_all_be_opened_are_closed(
+    path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[sqlite3.Connection] = []
+    connect = connection.connect
+
+    def fail_in_the_end(path: Path, **options: Any) -> sqlite3.Connection:
+        if len(opened) == 2:
+            raise sqlite3.OperationalError("unable to open database file")
+        opened.append(connect(path, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(connection, "connect", fail_in_the_end)
+    with pytest.raises(StoreOpenError, match="unable to open"):
+        open_and_close(path, clock)
+    for one in opened:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            one.execute("SELECT 1")
+
+
+def test_a_file_system_without_shared_memory_is_refused(
+    path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A database in memory has no WAL either, and SQLite says so in the same way.
+    connect = connection.connect
+    monkeypatch.setattr(connection, "connect", lambda _, **rest: connect(Path(":memory:"), **rest))
+    with pytest.raises(StoreOpenError, match="name a file on a local disk"):
+        open_and_close(path, clock)
+
+
+# Permissions and full disks, which need a process of their own.
+
+
+def test_what_must_not_be_written_is_refused(
+    tmp_path: Path, clock: ManualClock, start_unprivileged_child: Callable[..., Any]
+) -> None:
+    for folder in ("folder", "hidden"):
+        (tmp_path / folder).mkdir()
+    for name in ("file.db", "folder/file.db"):
+        open_and_close(tmp_path / name, clock)
+    before = (tmp_path / "file.db").read_bytes()
+    (tmp_path / "file.db").chmod(0o444)
+    (tmp_path / "secret.db").touch(0o000)
+    (tmp_path / "folder").chmod(0o555)
+    (tmp_path / "hidden").chmod(0o000)
+    child = start_unprivileged_child("open_stores", tmp_path)
+    assert child.hear() == "ready"
+    try:
+        for name in ("file.db", "folder/file.db", "folder/new.db", "secret.db", "hidden/new.db"):
+            child.tell(name)
+            kind, message = child.hear()
+            assert kind == "StoreOpenError", name
+            assert "ermission" in message
+    finally:
+        (tmp_path / "folder").chmod(0o755)
+        (tmp_path / "hidden").chmod(0o755)
+    assert (tmp_path / "file.db").read_bytes() == before
+    assert names_in(tmp_path / "folder") == ["file.db"]
+    assert names_in(tmp_path / "hidden") == []
+
+
+def test_a_read_only_disk_is_refused(
+    tmp_path: Path, start_mounting_child: Callable[..., Any]
+) -> None:
+    child = start_mounting_child("read_only_disk", tmp_path)
+    for _ in ("a store", "a new file"):
+        kind, message = child.hear()
+        assert kind == "StoreOpenError"
+        assert "check" in message
+    unharmed = child.hear()
+    assert unharmed is True
+
+
+def expect_failure_and_recovery(child: Any, message: str) -> None:
+    kind, text = child.hear()
+    assert kind == "StoreUnavailableError"
+    assert message in text
+    only_what_was_promised_is_there = child.hear()
+    assert only_what_was_promised_is_there is True
+    assert child.hear()[0] == "OperationNotFoundError"
+    assert child.hear()[0] == "OK"
+    added_afterwards = child.hear()
+    assert added_afterwards == 1
+    child.end()
+
+
+def test_a_full_disk_is_survived(tmp_path: Path, start_mounting_child: Callable[..., Any]) -> None:
+    child = start_mounting_child("fill_disk", tmp_path)
+    kind, message = child.hear()
+    assert kind == "StoreOpenError"
+    assert "the disk is full; make room" in message
+    expect_failure_and_recovery(child, "the disk is full; make room")
+
+
+def test_a_limit_on_the_size_of_files_is_survived(
+    path: Path, start_child: Callable[..., Any]
+) -> None:
+    expect_failure_and_recovery(start_child("limit_file_size", path), "check the disk")
+
+
+# Later.
+
+
+async def test_a_store_that_may_not_grow_refuses_writes_and_keeps_the_rest(
+    path: Path, clock: ManualClock
+) -> None:
+    async with SqliteStore.open(path, clock=clock) as store:
+        driver = Driver(store, clock)
+        kept = [(await driver.insert()).name]
+        claim = await driver.claim_one()
+        store._file.writer.execute("PRAGMA max_page_count = 1")
+        refused = [driver.new(target="x" * 100_000) for _ in range(3)]
+        results = await asyncio.gather(
+            *(driver.try_insert(operation) for operation in refused), return_exceptions=True
+        )
+        assert [type(result) for result in results] == [StoreUnavailableError] * 3
+        assert len(set(map(id, results))) == 3
+        assert all("the disk is full; make room" in str(result) for result in results)
+        assert (await store.get(kept[0])) == claim.operation
+        assert await driver.names() == kept
+        store._file.writer.execute("PRAGMA max_page_count = 1000000")
+        kept += [(await driver.insert()).name]
+        assert sorted(await driver.names()) == kept
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_lock_of_others_delays_writes_only(path: Path, clock: ManualClock) -> None:
+    async with SqliteStore.open(path, clock=clock) as store:
+        driver = Driver(store, clock)
+        claim = await driver.start()
+        with locked(path):
+            with pytest.raises(StoreUnavailableError, match="locked"):
+                await driver.insert()
+            with pytest.raises(StoreUnavailableError, match="locked"):
+                await driver.claim()
+            assert await store.get(claim.operation.name) == claim.operation
+            assert await driver.names() == [claim.operation.name]
+            assert await store.steps(claim.operation.name) == {}
+            assert [stats.running for stats in await store.stats()] == [1]
+        await driver.insert()
+        assert len(await driver.names()) == 2
+
+
+async def test_a_short_lock_of_others_is_waited_for(path: Path, clock: ManualClock) -> None:
+    async with SqliteStore.open(path, clock=clock) as store:
+        driver = Driver(store, clock)
+        with locked(path):
+            waiting = asyncio.create_task(driver.insert())
+            await store.stats()
+            assert not waiting.done()
+        operation = await waiting
+        assert await store.get(operation.name) == operation
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_file_that_others_keep_for_themselves_is_away_and_comes_back(
+    path: Path, clock: ManualClock
+) -> None:
+    async with SqliteStore.open(path, clock=clock) as store:
+        operation = await Driver(store, clock).insert()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreOpenError, match="locked"):
+            await asyncio.to_thread(open_and_close, path, clock)
+    async with SqliteStore.open(path, clock=clock) as store:
+        assert await store.get(operation.name) == operation
+
+
+# Damage.
+
+
+async def test_a_damaged_page_is_never_a_wrong_answer(tmp_path: Path, clock: ManualClock) -> None:
+    whole = tmp_path / "whole.db"
+    async with SqliteStore.open(whole, clock=clock) as store:
+        driver = Driver(store, clock)
+        operations = [await driver.insert(target="x" * 300) for _ in range(40)]
+    size = whole.stat().st_size
+    damaged = tmp_path / "damaged.db"
+    away = 0
+    for page in range(0, size, 4096):
+        for junk in (bytes(4096), b"\xff" * 4096, random.Random(page).randbytes(4096)):
+            shutil.copyfile(whole, damaged)
+            with damaged.open("r+b") as file:
+                file.seek(page)
+                file.write(junk)
+            away += await read_damaged(damaged, clock, operations)
+    assert away > 40
+
+
+async def read_damaged(path: Path, clock: ManualClock, operations: list[Any]) -> int:
+    """Read everything; return how often the store said that it cannot."""
+    away = 0
+    try:
+        async with SqliteStore.open(path, clock=clock) as store:
+            for operation in operations[::13]:
+                try:
+                    assert await store.get(operation.name) == operation
+                except StoreUnavailableError:
+                    away += 1
+                except OperationNotFoundError:
+                    pytest.fail("a damaged page looks like an operation that never was")
+            try:
+                page = await Driver(store, clock).names()
+                assert page == [operation.name for operation in operations]
+            except StoreUnavailableError:
+                away += 1
+            try:
+                claims = await store.claim("worker", {METHOD: 50}, 50, timedelta())
+                assert len(claims.claims) == len(operations)
+            except StoreUnavailableError:
+                away += 1
+    except StoreOpenError:
+        away += 1
+    return away
+
+
+# Migrations.
+
+
+@pytest.fixture
+def migrations() -> list[str]:
+    return connection._migrations()
+
+
+def test_a_store_says_whose_it_is_and_of_which_schema(path: Path, clock: ManualClock) -> None:
+    open_and_close(path, clock)
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+async def test_a_migration_that_fails_leaves_nothing(
+    fresh: bool,
+    path: Path,
+    clock: ManualClock,
+    migrations: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not fresh:
+        await asyncio.to_thread(open_and_close, path, clock)
+    before = content_of(path)
+    broken = "CREATE TABLE extra (x INTEGER) STRICT;\nINSERT INTO extra VALUES (1);\nNONSENSE;\n"
+    monkeypatch.setattr(connection, "_migrations", lambda: [*migrations, broken])
+    with pytest.raises(StoreOpenError, match="NONSENSE"):
+        await asyncio.to_thread(open_and_close, path, clock)
+    assert content_of(path) == before
+    monkeypatch.undo()
+    async with SqliteStore.open(path, clock=clock) as store:
+        await Driver(store, clock).insert()
+
+
+async def test_a_newer_schema_is_reached_from_an_older_one(
+    path: Path, clock: ManualClock, migrations: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with SqliteStore.open(path, clock=clock) as store:
+        operation = await Driver(store, clock).insert()
+    added = (
+        "-- The last one has no semicolon.\nCREATE TABLE extra (x);\nCREATE INDEX e ON extra (x)"
+    )
+    monkeypatch.setattr(connection, "_migrations", lambda: [*migrations, added])
+    async with SqliteStore.open(path, clock=clock) as store:
+        assert await store.get(operation.name) == operation
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+        indexes = database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'e'").fetchall()
+        assert len(indexes) == 1
+
+
+def test_processes_that_open_a_new_file_at_once_share_it(
+    tmp_path: Path, start_child: Callable[..., Any]
+) -> None:
+    children = [start_child("open_stores", tmp_path) for _ in range(3)]
+    for child in children:
+        assert child.hear() == "ready"
+    for number in range(30):
+        for child in children:
+            child.tell(f"store-{number}.db")
+        for child in children:
+            assert child.hear() == ["OK", ""]
+    for child in children:
+        child.end()
