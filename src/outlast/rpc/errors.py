@@ -129,6 +129,10 @@ async def abort(context: Any, error: BaseException) -> NoReturn:
     proto.message = _shortened(proto.message, _MAX_MESSAGE)
     while len(proto.details) > 1 and proto.ByteSize() > _MAX_DETAILS_BYTES:
         del proto.details[-1]
+    if proto.ByteSize() > _MAX_DETAILS_BYTES:
+        del proto.details[:]
+        info = error_details_pb2.ErrorInfo(reason=status.reason, domain=ERROR_DOMAIN)
+        proto.details.add().Pack(info)
     trailers = (("grpc-status-details-bin", proto.SerializeToString()),)
     await context.abort(_GRPC_CODES[proto.code], proto.message, trailers)
     raise AssertionError  # abort raises
