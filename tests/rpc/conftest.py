@@ -194,7 +194,8 @@ class Client:
 
     async def running(self, operation: operations_pb2.Operation) -> operations_pb2.Operation:
         """Return an operation when its handler runs."""
-        await until(lambda: operation.name in self.engine.executor._running)
+        task = f"outlast:{operation.name}"
+        await until(lambda: any(each.get_name() == task for each in asyncio.all_tasks()))
         return await self.get(operation.name)
 
     async def cancel(self, name: str) -> empty_pb2.Empty:
