@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -22,13 +22,25 @@ from outlast.domain.filter import (
     MAX_TERMS,
     operations,
 )
-from outlast.domain.status import Status
+from outlast.domain.operation import Lease, Operation, State
+from outlast.domain.status import Payload, Status
+from outlast.domain.transitions import (
+    CANCELLED,
+    Cancelled,
+    Failed,
+    Released,
+    Retry,
+    Succeeded,
+)
 from outlast.engine import outcome, processes
+from outlast.ports import OperationStore
 from outlast.rpc.binding import MAX_REQUEST_ID_LENGTH
 from outlast.rpc.operations import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 
 KIB, MIB = 2**10, 2**20
 MAX_README_LINES = 150
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LEASE = timedelta(seconds=30)
 
 
 def subclasses(kind):
@@ -216,3 +228,50 @@ def test_every_path_that_the_documents_name_exists(documents, root):
     )
     for path in named:
         assert (root / Path(path)).exists(), path
+
+
+def test_every_method_of_the_port_is_documented(root):
+    rows = rows_after((root / "docs/writing-a-store.md").read_text("utf-8"), "## The port")
+    members = {*OperationStore.__abstractmethods__, "durability"}
+    assert set(names_in(row[0] for row in rows)) == members
+
+
+def test_the_diagram_of_the_states_shows_every_change(root):
+    """All changes are tried on every kind of record that there can be."""
+    text = (root / "docs/architecture.md").read_text("utf-8")
+    arrows = re.findall(r"^ +(\w+) --> (\w+):", text.partition("stateDiagram-v2")[2], re.MULTILINE)
+    waiting = Operation(
+        name="operations/1",
+        parent="",
+        method="a/b",
+        create_time=NOW,
+        update_time=NOW,
+        max_attempts=2,
+    )
+    running = transitions.claim(waiting, "worker", NOW, LEASE)
+    asked = transitions.request_cancel(running, NOW)
+    records = [
+        record.evolve(deadline=deadline, attempt=attempt)
+        for record in (waiting, running, asked)
+        for deadline in (None, NOW)
+        for attempt in (1, 2)
+    ]
+    lease = Lease(running.name, running.lease_epoch)
+    outcomes = (
+        Succeeded(Payload("")),
+        Failed(CANCELLED),
+        Cancelled(),
+        Retry(CANCELLED, LEASE),
+        Released(),
+    )
+    changes = {
+        (record.state, transitions.claim(record, "other", NOW, LEASE).state) for record in records
+    }
+    changes |= {
+        (record.state, transitions.finish(record, lease, outcome, NOW).state)
+        for record in records
+        for outcome in outcomes
+        if record.state is State.RUNNING
+    }
+    changes.add((waiting.state, transitions.request_cancel(waiting, NOW).state))
+    assert sorted(arrows) == sorted((str(before), str(after)) for before, after in changes)
