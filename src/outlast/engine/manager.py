@@ -6,8 +6,10 @@ from typing import TypeVar
 
 from outlast.domain.errors import (
     ExclusiveConflictError,
+    OperationNotFoundError,
     PayloadTooLargeError,
     QueueFullError,
+    StoreUnavailableError,
 )
 from outlast.domain.listing import Cursor, ListQuery
 from outlast.domain.names import operation_name
@@ -117,7 +119,15 @@ class OperationManager:
         """
         longest = self._settings.max_wait.total_seconds()
         bounded = longest if seconds is None else min(seconds, longest)
-        return await self._patiently(lambda: self._hub.wait(name, bounded), patience)
+        began = self._clock.monotonic()
+        operation = await self._patiently(
+            lambda: self._hub.wait(name, began + bounded - self._clock.monotonic()), patience
+        )
+        if operation is not None:
+            return operation
+        if patience is not None:
+            patience = max(0.0, patience - (self._clock.monotonic() - began))
+        return await self.get(name, patience)
 
     async def cancel(self, name: str, patience: float | None = None) -> None:
         """Ask an operation to stop; one that is done stays as it is."""
@@ -125,7 +135,20 @@ class OperationManager:
 
     async def delete(self, name: str, patience: float | None = None) -> None:
         """Forget an operation; its work, if any is left, goes on."""
-        await self._patiently(lambda: self._store.delete(name), patience)
+        in_doubt = False
+
+        async def delete() -> None:
+            nonlocal in_doubt
+            try:
+                await self._store.delete(name)
+            except StoreUnavailableError:
+                in_doubt = True
+                raise
+            except OperationNotFoundError:
+                if not in_doubt:  # otherwise an earlier try did it, and its answer was lost
+                    raise
+
+        await self._patiently(delete, patience)
 
     async def attempts(self, name: str, patience: float | None = None) -> Sequence[Attempt]:
         """Return the attempts of an operation, the oldest first."""
@@ -150,25 +173,23 @@ class OperationManager:
         size = scanned = 0
         cursor = query.after
         while scanned < self._settings.max_scanned:
-            chunk = await self._read_chunk(query, cursor, patience)
+            limit = min(_SCAN_CHUNK, self._settings.max_scanned - scanned)
+            chunk = await self._read_chunk(replace(query, limit=limit, after=cursor), patience)
             for operation in chunk:
                 scanned += 1
                 if matches is None or matches(operation):
                     size += approximate_size(operation)
                     full = len(found) == query.limit or size > self._settings.max_page_bytes
                     if found and full:
-                        return Page(found, Cursor.at(found[-1]))
+                        return Page(found, cursor)
                     found.append(operation)
                 cursor = Cursor.at(operation)
-            if len(chunk) < _SCAN_CHUNK:
+            if len(chunk) < limit:
                 return Page(found, None)
         return Page(found, cursor)
 
-    async def _read_chunk(
-        self, query: ListQuery, after: Cursor | None, patience: float | None
-    ) -> Sequence[Operation]:
-        part = replace(query, limit=_SCAN_CHUNK, after=after)
-        return await self._patiently(lambda: self._store.list_page(part), patience)
+    async def _read_chunk(self, query: ListQuery, patience: float | None) -> Sequence[Operation]:
+        return await self._patiently(lambda: self._store.list_page(query), patience)
 
     def _new_operation(self, start: StartRequest) -> Operation:
         now = self._clock.now()

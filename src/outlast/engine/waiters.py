@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterable
+from enum import Enum, auto
 
 from outlast.domain.errors import OperationNotFoundError, StoreUnavailableError, TooManyWaitersError
 from outlast.domain.operation import Operation
@@ -10,8 +11,17 @@ from outlast.ports import Change, Changes, Clock, OperationStore
 
 _log = logging.getLogger(__name__)
 
-_Waiter = asyncio.Future[Operation | None]
-"""Resolved with the finished operation, or with None: return what there is now."""
+
+class _Answer(Enum):
+    """What a waiter is told if not that its operation is done."""
+
+    LOOK = auto()
+    """Waiting is over: look what there is now."""
+    GONE = auto()
+    """The operation was deleted."""
+
+
+_Waiter = asyncio.Future[Operation | _Answer]
 
 
 class WaiterHub:
@@ -50,38 +60,43 @@ class WaiterHub:
         """How many calls are waiting."""
         return self._count
 
-    async def wait(self, name: str, seconds: float) -> Operation:
-        """Return an operation when it is done, or as it is after so many seconds.
+    async def wait(self, name: str, seconds: float) -> Operation | None:
+        """Return an operation when it is done, or None after so many seconds.
 
-        Raises OperationNotFoundError, at once or when it is deleted meanwhile, and
+        None comes at once if there is no time, and when the hub is released. Raises
+        OperationNotFoundError, at once or when it is deleted meanwhile, and
         TooManyWaitersError.
         """
         if seconds <= 0 or self._released:
-            return await self._store.get(name)
+            return None
         if self._count >= self._max_waiters:
             raise TooManyWaitersError(self._max_waiters)
         waiter: _Waiter = asyncio.get_running_loop().create_future()
+        timer = self._clock.call_later(seconds, lambda: _resolve(waiter, _Answer.LOOK))
+        first = name not in self._waiters
         # Subscribe first, then read: a change in between is not missed.
         self._add(name, waiter)
         try:
-            operation = await self._store.get(name)
-            if operation.done:
-                return operation
-            timer = self._clock.call_later(seconds, lambda: _resolve(waiter, None))
-            try:
-                finished = await waiter
-            finally:
-                timer.cancel()
+            if first:
+                operation = await self._store.get(name)
+                if operation.done:
+                    return operation
+            else:
+                self._read_soon([name])  # one read for all who come at the same time
+            answer = await waiter
         finally:
+            timer.cancel()
             self._remove(name, waiter)
-        return finished if finished is not None else await self._store.get(name)
+        if answer is _Answer.GONE:
+            raise OperationNotFoundError(name)
+        return answer if isinstance(answer, Operation) else None
 
     def release(self) -> None:
         """Answer every waiter with the latest state, and from now on wait for nothing."""
         self._released = True
         for waiters in self._waiters.values():
             for waiter in waiters:
-                _resolve(waiter, None)
+                _resolve(waiter, _Answer.LOOK)
 
     async def close(self) -> None:
         """Release everybody and stop."""
@@ -112,19 +127,16 @@ class WaiterHub:
 
     def _on_end(self, change: Change) -> None:
         if change.deleted:
-            self._settle(change.name, None)
+            self._settle(change.name, _Answer.GONE)
         elif change.record is not None:
             self._settle(change.name, change.record)
         else:
             self._read_soon([change.name])
 
-    def _settle(self, name: str, operation: Operation | None) -> None:
+    def _settle(self, name: str, answer: Operation | _Answer) -> None:
         """Answer those who wait for an operation: it is done, or gone."""
         for waiter in self._waiters.get(name, ()):
-            if operation is not None:
-                _resolve(waiter, operation)
-            elif not waiter.done():
-                waiter.set_exception(OperationNotFoundError(name))
+            _resolve(waiter, answer)
 
     def _read_soon(self, names: Iterable[str]) -> None:
         self._to_read.update(names)
@@ -148,7 +160,9 @@ class WaiterHub:
                 continue
             for name in names:
                 operation = found.get(name)
-                if operation is None or operation.done:
+                if operation is None:
+                    self._settle(name, _Answer.GONE)
+                elif operation.done:
                     self._settle(name, operation)
 
     async def _poll(self) -> None:
@@ -158,6 +172,6 @@ class WaiterHub:
                 self._read_soon(self._waiters)
 
 
-def _resolve(waiter: _Waiter, operation: Operation | None) -> None:
+def _resolve(waiter: _Waiter, answer: Operation | _Answer) -> None:
     if not waiter.done():
-        waiter.set_result(operation)
+        waiter.set_result(answer)
