@@ -58,7 +58,7 @@ class ServiceError(Exception):
         metadata: Mapping[str, str] | None = None,
         details: Sequence[Message] = (),
     ) -> None:
-        if code is Code.OK:
+        if Code(code) is Code.OK:  # also if it came as a number
             msg = "an error cannot have code OK"
             raise ValueError(msg)
         super().__init__(message)
