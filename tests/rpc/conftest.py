@@ -280,7 +280,7 @@ def serving(store: str) -> Serving:
 
 @pytest.fixture
 def scripted() -> Callable[..., object]:
-    """Return what makes a script service that does what a test says."""
+    """Return what makes a script service whose RunScript does what a test says."""
 
     def make(
         work: Callable[[Any, Any], Awaitable[Any]] | None = None, **options: Any
@@ -292,9 +292,8 @@ def scripted() -> Callable[..., object]:
                 return script_pb2.RunScriptResponse() if answer is None else answer
 
             @outlast.long_running(**options)
-            async def EraseScript(self, request: Any, operation: Any) -> Any:
-                answer = await work(request, operation) if work else None
-                return empty_pb2.Empty() if answer is None else answer
+            async def EraseScript(self, *_: Any) -> Any:
+                return empty_pb2.Empty()
 
         return Scripted()
 

@@ -1,0 +1,320 @@
+"""Handlers that misbehave: their operations end with a clear error, and the server serves on."""
+
+import asyncio
+import os
+import time
+from datetime import timedelta
+
+import pytest
+from google.protobuf import empty_pb2
+from outlastapi.script.v1 import script_pb2, script_pb2_grpc
+
+import outlast
+
+QUICK = outlast.RetryPolicy(max_attempts=2, initial_backoff=timedelta(milliseconds=5))
+LONG = {"sleep": {"seconds": 60}}
+
+
+class WorseError(BaseException):
+    """Nobody expects it."""
+
+
+async def check_alive(client):
+    assert (await client.done(await client.erase())).HasField("response")
+
+
+async def check_unexpected(client, done):
+    assert done.error.code == outlast.Code.INTERNAL
+    assert done.error.message == "the operation failed unexpectedly"
+    assert client.metadata(done).attempt == 2
+    assert client.metadata(done).dead_letter
+    assert b"secret" not in done.SerializeToString()
+    await check_alive(client)
+
+
+@pytest.mark.assertion(53, 59)
+@pytest.mark.parametrize(
+    "error",
+    [
+        SystemExit("secret"),
+        KeyboardInterrupt("secret"),
+        GeneratorExit("secret"),
+        WorseError("secret"),
+        asyncio.CancelledError("secret"),
+        StopIteration("secret"),
+        StopAsyncIteration("secret"),
+        TimeoutError("secret"),
+        RecursionError("secret"),
+        MemoryError("secret"),
+        BaseExceptionGroup("secret", [SystemExit()]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_handler_that_raises_anything_fails(serving, scripted, error):
+    async def work(*_):
+        raise error
+
+    async with serving(scripted(work, retry=QUICK)) as client:
+        await check_unexpected(client, await client.finished())
+
+
+async def test_a_handler_that_awaits_what_was_cancelled_fails(serving, scripted):
+    async def work(*_):
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    async with serving(scripted(work, retry=QUICK)) as client:
+        await check_unexpected(client, await client.finished())
+
+
+async def test_a_handler_that_cancels_itself_fails(serving, scripted):
+    async def work(*_):
+        asyncio.current_task().cancel()
+        await asyncio.sleep(0)
+
+    async with serving(scripted(work, retry=QUICK)) as client:
+        await check_unexpected(client, await client.finished())
+
+
+async def test_a_handler_that_cancels_itself_and_returns_has_returned(serving, scripted):
+    async def work(*_):
+        asyncio.current_task().cancel()
+
+    async with serving(scripted(work, retry=QUICK)) as client:
+        assert (await client.finished()).HasField("response")
+        await check_alive(client)
+
+
+async def test_a_handler_that_never_stops_calling_itself_fails(serving, scripted):
+    async def work(request, operation):
+        await work(request, operation)
+
+    async with serving(scripted(work, retry=QUICK)) as client:
+        await check_unexpected(client, await client.finished())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["text", b"bytes", 0, {}, empty_pb2.Empty(), script_pb2.RunScriptRequest(), object()],
+    ids=lambda answer: type(answer).__name__,
+)
+async def test_a_handler_that_returns_another_type_fails_at_once(serving, scripted, answer):
+    async def work(*_):
+        return answer
+
+    async with serving(scripted(work, retry=QUICK)) as client:
+        done = await client.finished()
+        assert done.error.code == outlast.Code.INTERNAL
+        assert "response type" in done.error.message
+        assert client.unpack(done.error.details[0]).reason == "WRONG_RESPONSE_TYPE"
+        assert client.metadata(done).attempt == 1
+        await check_alive(client)
+
+
+async def test_a_handler_that_returns_nothing_fails_at_once(serving):
+    class Forgetful(script_pb2_grpc.ScriptServiceServicer):
+        @outlast.long_running()
+        async def RunScript(self, request, operation):
+            pass
+
+        @outlast.long_running()
+        async def EraseScript(self, request, operation):
+            return empty_pb2.Empty()
+
+    async with serving(Forgetful()) as client:
+        done = await client.finished()
+        assert client.unpack(done.error.details[0]).reason == "WRONG_RESPONSE_TYPE"
+        await check_alive(client)
+
+
+async def test_a_result_over_the_limit_is_refused_at_once(serving):
+    async with serving(max_response_bytes=1000) as client:
+        done = await client.finished({"answer": {"size": 1001}})
+        assert done.error.code == outlast.Code.RESOURCE_EXHAUSTED
+        assert "1000" in done.error.message
+        assert client.metadata(done).attempt == 1
+        assert (await client.finished({"answer": {"size": 900}})).HasField("response")
+
+
+async def test_a_result_at_the_default_limit_passes_through_a_plain_channel(serving):
+    async with serving() as client:
+        size = 2 * 1024 * 1024 - 100
+        done = await client.finished({"answer": {"size": size}})
+        assert len(client.unpack(done.response).payload) == size
+        done = await client.finished({"answer": {"size": size + 200}})
+        assert done.error.code == outlast.Code.RESOURCE_EXHAUSTED
+
+
+async def test_metadata_over_the_limit_fails_the_operation(serving, scripted):
+    async def work(_, operation):
+        operation.metadata.taken.update({f"{number}": 1 for number in range(100_000)})
+        await operation.progress(completed=1)
+
+    async with serving(scripted(work)) as client:
+        done = await client.finished()
+        assert done.error.code == outlast.Code.RESOURCE_EXHAUSTED
+        assert "metadata" in done.error.message
+        await check_alive(client)
+
+
+async def test_a_step_over_the_limit_fails_the_operation(serving, scripted):
+    async def work(_, operation):
+        await operation.step("a", lambda: "x" * 1_000_000)
+
+    async with serving(scripted(work)) as client:
+        done = await client.finished()
+        assert done.error.code == outlast.Code.RESOURCE_EXHAUSTED
+        await check_alive(client)
+
+
+@pytest.mark.parametrize(
+    "result", [object(), {1, 2}, float("nan"), b"bytes"], ids=lambda result: type(result).__name__
+)
+async def test_a_step_whose_result_cannot_be_kept_fails_the_operation(serving, scripted, result):
+    async def work(_, operation):
+        await operation.step("a", lambda: result)
+
+    async with serving(scripted(work)) as client:
+        done = await client.finished()
+        assert done.error.code == outlast.Code.INTERNAL
+        assert "step 'a'" in done.error.message
+        assert "object at" not in done.error.message
+        await check_alive(client)
+
+
+async def test_a_step_that_is_taken_twice_fails_the_operation(serving, scripted):
+    async def work(_, operation):
+        await operation.step("a", int)
+        await operation.step("a", int)
+
+    async with serving(scripted(work)) as client:
+        done = await client.finished()
+        assert done.error.code == outlast.Code.INTERNAL
+        assert client.unpack(done.error.details[0]).reason == "DUPLICATE_STEP"
+        await check_alive(client)
+
+
+async def test_progress_that_is_negative_fails_the_operation(serving, scripted):
+    async def work(_, operation):
+        await operation.progress(completed=-1)
+
+    async with serving(scripted(work, retry=QUICK)) as client:
+        await check_unexpected(client, await client.finished())
+
+
+@pytest.mark.assertion(50, 51, 52)
+async def test_an_error_of_any_size_ends_the_operation(serving, scripted):
+    async def work(*_):
+        raise outlast.OperationFailed(outlast.Code.DATA_LOSS, "ü" * 5_000_000)
+
+    async with serving(scripted(work)) as client:
+        done = await client.finished()
+        assert done.error.code == outlast.Code.DATA_LOSS
+        assert done.ByteSize() < 200_000
+        await check_alive(client)
+
+
+@pytest.mark.parametrize("code", [0, 17, -1, "NOT_FOUND", None])
+async def test_an_error_with_a_code_that_there_is_not_fails_the_operation(serving, scripted, code):
+    async def work(*_):
+        raise outlast.OperationFailed(code, "no")
+
+    async with serving(scripted(work, retry=QUICK)) as client:
+        await check_unexpected(client, await client.finished())
+
+
+async def test_a_handler_that_blocks_the_loop_only_delays_others(serving):
+    async with serving() as client:
+        blocks = await client.run({"block": {"nanos": 300_000_000}}, {"answer": {"text": "x"}})
+        assert (await client.finished()).HasField("response")
+        assert (await client.done(blocks)).HasField("response")
+        assert client.metadata(await client.get(blocks.name)).attempt == 1
+
+
+async def test_a_handler_that_blocks_for_longer_than_its_lease_ends_all_the_same(serving):
+    lease = timedelta(milliseconds=300)
+    async with serving(lease=lease, poll_interval=timedelta(milliseconds=50)) as client:
+        blocks = await client.run({"block": {"nanos": 700_000_000}})
+        assert (await client.done(blocks)).done
+        await check_alive(client)
+
+
+async def test_a_handler_that_ignores_its_deadline_is_abandoned(serving, scripted):
+    over, ended = asyncio.Event(), asyncio.Event()
+
+    async def work(*_):
+        while not over.is_set():
+            try:
+                await over.wait()
+            except asyncio.CancelledError:
+                continue
+        ended.set()
+
+    options = {"timeout": timedelta(milliseconds=50)}
+    grace = timedelta(milliseconds=50)
+    async with serving(scripted(work, **options), cancel_grace=grace) as client:
+        done = await client.finished()
+        assert done.error.code == outlast.Code.DEADLINE_EXCEEDED
+        await check_alive(client)
+        over.set()
+        await ended.wait()
+        await client.until(lambda: client.engine.executor.running == 0)
+        assert await client.get(done.name) == done
+
+
+async def test_a_server_ends_although_a_handler_does_not_stop(serving, scripted):
+    over = asyncio.Event()
+
+    async def work(*_):
+        while not over.is_set():
+            try:
+                await over.wait()
+            except asyncio.CancelledError:
+                continue
+
+    async with asyncio.timeout(10):
+        async with serving(scripted(work), cancel_grace=timedelta(milliseconds=50)) as client:
+            await client.running(await client.run())
+    over.set()
+
+
+async def test_a_handler_whose_process_dies_fails(serving, scripted):
+    async def work(_, operation):
+        await operation.run_in_process(os._exit, 3)
+
+    retry = outlast.RetryPolicy(max_attempts=1)
+    async with serving(scripted(work, retry=retry)) as client:
+        done = await client.finished()
+        assert done.error.code == outlast.Code.UNAVAILABLE
+        assert client.unpack(done.error.details[0]).reason == "PROCESS_DIED"
+        await check_alive(client)
+
+
+async def test_a_handler_whose_process_is_busy_is_stopped_by_a_cancel(serving, scripted):
+    async def work(_, operation):
+        await operation.run_in_process(time.sleep, 60)
+
+    async with serving(scripted(work)) as client:
+        started = await client.running(await client.run())
+        await client.cancel(started.name)
+        assert (await client.done(started)).error.code == outlast.Code.CANCELLED
+        await check_alive(client)
+
+
+@pytest.mark.parametrize("step", [{"exit": True}, {"answer_wrong_type": True}, {"raise": "secret"}])
+async def test_a_script_misbehaves_as_it_is_told(serving, step):
+    async with serving() as client:
+        done = await client.finished(step)
+        assert done.error.code == outlast.Code.INTERNAL
+        assert b"secret" not in done.SerializeToString()
+        await check_alive(client)
+
+
+async def test_a_script_does_not_do_what_it_is_told_not_to(serving):
+    async with serving() as client:
+        steps = [{"exit": False}, {"answer_wrong_type": False}, {"kill_process": False}]
+        assert (await client.finished(*steps)).HasField("response")
+        started = await client.running(await client.run({"ignore_cancellation": False}, LONG))
+        await client.cancel(started.name)
+        assert (await client.done(started)).error.code == outlast.Code.CANCELLED
