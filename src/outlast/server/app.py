@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -53,6 +53,7 @@ class Server:
         self._services = services
         self._clock = clock or SystemClock()
         self._stack = AsyncExitStack()
+        self._signals = ExitStack()
         self._hurry = asyncio.Event()
 
     @property
@@ -89,7 +90,8 @@ class Server:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._stack.aclose()
+        with self._signals:  # heard to the end: one may come while the server drains
+            await self._stack.aclose()
 
     def hurry(self) -> None:
         """Give up the grace: what runs is given back at once."""
@@ -110,7 +112,7 @@ class Server:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
-        self._stack.callback(_remove_signal_handlers, loop)
+            self._signals.callback(loop.remove_signal_handler, number)
         died: asyncio.Future[Any] = self._operations.engine.died
         stopped: asyncio.Future[Any] = asyncio.create_task(stop.wait(), name="outlast-signal")
         await asyncio.wait((stopped, died), return_when=asyncio.FIRST_COMPLETED)
@@ -161,11 +163,6 @@ class Server:
             task.cancel()
         await asyncio.wait(waits)
         await engine.executor.stop()
-
-
-def _remove_signal_handlers(loop: asyncio.AbstractEventLoop) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)
 
 
 def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
