@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import threading
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +25,9 @@ except ImportError:
     _run = asyncio.run
 
 _log = logging.getLogger(__name__)
+
+_LINGER_SECONDS = 2.0
+"""How long the process may take to end when its server has closed."""
 
 
 def serve_until_stopped(
@@ -56,9 +61,31 @@ def serve_until_stopped(
 
 
 async def _serve(services: Sequence[object], config: ServerConfig) -> None:
-    async with Server(services=services, config=config) as server:
-        names = ", ".join(server.operations.service_names)
-        ready = f"Ready at {server.address}, operations in {config.store}, serving {names}"
-        # Said once `run` handles signals: who reads it may stop the server.
-        asyncio.get_running_loop().call_soon(click.echo, ready)
-        await server.run()
+    exit_code = None
+    try:
+        async with Server(services=services, config=config) as server:
+            exit_code = ExitCode.CANNOT_SERVE  # unless it ends in peace
+            names = ", ".join(server.operations.service_names)
+            ready = f"Ready at {server.address}, operations in {config.store}, serving {names}"
+            # Said once `run` handles signals: who reads it may stop the server.
+            asyncio.get_running_loop().call_soon(click.echo, ready)
+            await server.run()
+        exit_code = ExitCode.OK
+    finally:
+        if exit_code is not None:
+            _end_process_soon(exit_code)
+
+
+def _end_process_soon(exit_code: ExitCode) -> None:
+    """End the process even if tasks or threads that do not stop would keep it for ever.
+
+    The server has closed: what they were doing has been given back.
+    """
+
+    def end() -> None:
+        _log.warning("some work does not stop; the process ends without it")
+        os._exit(exit_code)
+
+    timer = threading.Timer(_LINGER_SECONDS, end)
+    timer.daemon = True
+    timer.start()

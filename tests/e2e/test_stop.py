@@ -1,0 +1,126 @@
+"""Servers that are asked to stop."""
+
+import signal
+from datetime import timedelta
+
+import grpc
+import pytest
+from google.longrunning import operations_pb2
+from grpc_health.v1 import health_pb2
+from outlastapi.v1.operation_metadata_pb2 import OperationMetadata
+
+SCRIPT = "outlastapi.script.v1.ScriptService"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+STUBBORN = """
+import asyncio
+import time
+from pathlib import Path
+
+import outlast
+from outlastapi.script.v1 import script_pb2, script_pb2_grpc
+
+
+class Stubborn(script_pb2_grpc.ScriptServiceServicer):
+    @outlast.long_running()
+    async def RunScript(self, request, operation):
+        Path("runs").touch()
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                pass
+
+    @outlast.long_running()
+    async def EraseScript(self, request, operation):
+        Path("runs").touch()
+        await operation.run_in_thread(time.sleep, 3600)
+"""
+
+
+def durable(key, witness, duration):
+    return {"durable": {"key": key, "witness": witness.name, "duration": duration}}
+
+
+def health(server, service=""):
+    request = health_pb2.HealthCheckRequest(service=service)
+    return iter(server.health.Watch(request, timeout=30))
+
+
+def test_a_server_that_stops_answers_waiters_and_gives_back_what_does_not_end(
+    serve, folder, eventually, state_of
+):
+    server = serve("--script", "--grace", "1s")
+    quick, slow = folder / "quick", folder / "slow"
+    ends = server.run_script(durable("quick", quick, timedelta(milliseconds=500)))
+    begins = durable("begins", folder / "begins", timedelta())
+    stays = server.run_script(begins, durable("stays", slow, timedelta(seconds=3)))
+    eventually(lambda: quick.exists() and slow.exists())
+    watches = [health(server, service) for service in ("", SCRIPT)]
+    assert [next(watch).status for watch in watches] == [SERVING, SERVING]
+    wait = operations_pb2.WaitOperationRequest(name=stays, timeout={"seconds": 30})
+    waiting = server.operations.WaitOperation.future(wait, timeout=30)
+    server.get(stays)  # answered after the server has the call that waits
+
+    server.terminate()
+
+    assert [next(watch).status for watch in watches] == [NOT_SERVING, NOT_SERVING]
+    latest = waiting.result()
+    assert not latest.done
+    assert state_of(latest).state == OperationMetadata.RUNNING
+    assert server.process.poll() is None
+    assert server.process.wait(30) == 0
+
+    server = serve("--script")
+    assert state_of(server.get(ends)).attempt == 1
+    assert server.get(ends).HasField("response")
+    assert state_of(server.result(stays)).attempt == 1
+    assert server.get(stays).HasField("response")
+    assert len(slow.read_text(encoding="utf-8").splitlines()) == 2
+    assert len((folder / "begins").read_text(encoding="utf-8").splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_second_signal_ends_the_grace(serve, folder, eventually, state_of, number):
+    server = serve("--script", "--grace", "1h")
+    name = server.run_script(durable("endless", folder / "runs", timedelta(hours=1)))
+    eventually((folder / "runs").exists)
+    watch = health(server)
+    assert next(watch).status == SERVING
+    server.process.send_signal(number)
+    assert next(watch).status == NOT_SERVING
+    assert server.process.poll() is None
+
+    server.process.send_signal(number)
+
+    assert server.process.wait(30) == 0
+    server = serve("--script")
+    assert state_of(server.get(name)).attempt in (0, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["RunScript", "EraseScript"], ids=["task", "thread"])
+def test_work_that_does_not_stop_cannot_keep_the_process(serve, folder, eventually, method):
+    (folder / "stubborn.py").write_text(STUBBORN, encoding="utf-8")
+    server = serve("--service", "stubborn:Stubborn", "--grace", "0s")
+    start = server.channel.unary_unary(
+        f"/{SCRIPT}/{method}", response_deserializer=operations_pb2.Operation.FromString
+    )
+    name = start(b"", timeout=30).name
+    eventually((folder / "runs").exists)
+
+    server.terminate()
+
+    assert server.process.wait(20) == 0
+    assert "does not stop" in server.log
+    assert serve("--script").result(name).HasField("response")
+
+
+def test_a_server_that_stops_answers_no_new_connection(serve):
+    server = serve("--script")
+    server.terminate()
+    assert server.process.wait(30) == 0
+    with pytest.raises(grpc.RpcError) as refused:
+        server.get("operations/any")
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
