@@ -31,7 +31,7 @@ from outlast.rpc.calls import guarded, seconds_left
 from outlast.rpc.codec import Codec
 from outlast.rpc.context import OperationContext
 from outlast.rpc.errors import TYPE_PREFIX, OperationFailed, ServiceError, pack, status_of
-from outlast.rpc.long_running import Options, Start, bind, options_of
+from outlast.rpc.long_running import Options, Start, bind, decorated, options_of
 from outlast.rpc.services import Service
 
 MAX_REQUEST_ID_LENGTH = 128
@@ -48,13 +48,22 @@ _EMPTY = empty_pb2.Empty.DESCRIPTOR.full_name  # imported so that reflection can
 def bind_service(service: Service, engine: Engine, codec: Codec) -> None:
     """Register every decorated method of a service with the engine.
 
-    Raises ConfigurationError for a method whose proto does not say what it returns.
+    Raises ConfigurationError for a method whose proto does not say what it returns, that
+    is no RPC, or that is registered already.
     """
+    for name in decorated(service.servicer):
+        if name not in service.descriptor.methods_by_name:
+            raise ConfigurationError(
+                f"{service.descriptor.file.name}: {service.name} has no RPC {name}, which "
+                f"{type(service.servicer).__name__} decorates with long_running"
+            )
     starts: dict[str, Start] = {}
     for method in service.descriptor.methods:
         options = options_of(service.servicer, method.name)
         if options is not None:
             binding = Binding(service.servicer, options, method, engine, codec)
+            if binding.method.name in engine.methods:
+                raise ConfigurationError(f"{binding.method.name} is served twice")
             engine.register(binding.method)
             starts[method.name] = guarded(binding.start)
     bind(service.servicer, starts)
@@ -241,8 +250,9 @@ def _takes_servicer(options: Options) -> bool:
 def _result_types(method: MethodDescriptor) -> tuple[type[Message], type[Message]]:
     """Return the response and metadata types that a method's operation_info names."""
     where = f"{method.containing_service.file.name}: {method.full_name}"
-    if method.output_type.full_name != _OPERATION:
-        raise ConfigurationError(f"{where} must return {_OPERATION} to be long-running")
+    streams = method.client_streaming or method.server_streaming
+    if method.output_type.full_name != _OPERATION or streams:
+        raise ConfigurationError(f"{where} must return one {_OPERATION} to be long-running")
     info = _extension(method, operations_pb2.operation_info)
     return (
         _message_class(method, "response_type", info.response_type, where),

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -83,12 +83,13 @@ def long_running(
         handler: Callable[[S, Req, OperationContext[M]], Awaitable[Resp]],
     ) -> Callable[[S, Req, Any], Awaitable[operations_pb2.Operation]]:
         if not inspect.iscoroutinefunction(handler):
-            raise ConfigurationError(f"{handler.__qualname__} must be an async def")
+            raise ConfigurationError(f"{_where(handler)} must be an async def")
 
         @functools.wraps(handler)
         async def start(self: S, request: Req, context: Any) -> operations_pb2.Operation:
             return await _start_of(self, handler.__name__)(request, context)
 
+        _check_limits(_where(handler), timeout, retention, concurrency)
         options = Options(
             handler=handler,
             retry=retry or RetryPolicy(),
@@ -103,6 +104,27 @@ def long_running(
         return start
 
     return decorate
+
+
+def _where(handler: Callable[..., Any]) -> str:
+    """Return the name of a handler for a message about it."""
+    return f"{handler.__module__}.{handler.__qualname__}"
+
+
+def _check_limits(
+    handler: str, timeout: timedelta | None, retention: timedelta, concurrency: int | None
+) -> None:
+    if timeout is not None and timeout <= timedelta():
+        raise ConfigurationError(f"{handler}: timeout must be more than 0, not {timeout}")
+    if retention < timedelta():
+        raise ConfigurationError(f"{handler}: retention must not be negative: {retention}")
+    if concurrency is not None and concurrency < 1:
+        raise ConfigurationError(f"{handler}: concurrency must be at least 1, not {concurrency}")
+
+
+def decorated(servicer: object) -> Sequence[str]:
+    """Return the names of the methods of a servicer that are decorated."""
+    return [name for name in dir(type(servicer)) if options_of(servicer, name) is not None]
 
 
 def options_of(servicer: object, method: str) -> Options | None:
