@@ -7,7 +7,7 @@ from datetime import timedelta
 import grpc
 import pytest
 from google.longrunning import operations_pb2
-from outlastapi.script.v1 import script_pb2, script_pb2_grpc
+from outlastapi.script.v1 import script_pb2
 from outlastapi.v1 import operations_admin_pb2 as admin_pb2
 
 import outlast
@@ -75,21 +75,6 @@ async def test_the_details_of_an_error_stay_small_whatever_a_service_says(servin
     async with serving(scripted(validate=validate)) as client:
         refusal = await client.refused(client.run())
         assert refusal.code is grpc.StatusCode.FAILED_PRECONDITION
-
-
-async def test_a_servicer_that_is_bound_to_nothing_says_so(scripted):
-    server = grpc.aio.server()
-    script_pb2_grpc.add_ScriptServiceServicer_to_server(scripted(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            stub = script_pb2_grpc.ScriptServiceStub(channel)
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.RunScript(script_pb2.RunScriptRequest())
-        assert "outlast.Operations" in caught.value.details()
-    finally:
-        await server.stop(None)
 
 
 @contextmanager

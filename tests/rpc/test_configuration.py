@@ -1,0 +1,244 @@
+"""Services and servers that are put together wrongly fail when they start, and say where."""
+
+import importlib
+import sys
+from datetime import timedelta
+from importlib import resources
+from pathlib import Path
+
+import grpc
+import grpc_tools
+import pytest
+from google.longrunning import operations_pb2
+from google.protobuf import empty_pb2
+from grpc_tools import protoc
+from outlastapi.script.v1 import script_pb2, script_pb2_grpc
+
+import outlast
+from outlast_script import ScriptService
+
+HERE = Path(__file__).parent
+THIRD_PARTY = HERE.parents[1] / "protos" / "third_party"
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory):
+    """Return what grpc_tools makes of configuration.proto: messages, and services."""
+    folder = tmp_path_factory.mktemp("generated")
+    builtin = resources.files(grpc_tools) / "_proto"
+    arguments = [
+        "protoc",
+        *(f"-I{path}" for path in (HERE, THIRD_PARTY, builtin)),
+        f"--python_out={folder}",
+        f"--grpc_python_out={folder}",
+        "configuration.proto",
+    ]
+    assert protoc.main(arguments) == 0
+    sys.path.insert(0, str(folder))
+    try:
+        return (
+            importlib.import_module("configuration_pb2"),
+            importlib.import_module("configuration_pb2_grpc"),
+        )
+    finally:
+        sys.path.remove(str(folder))
+
+
+def servicer_of(services, name, **options):
+    """Return a servicer of a service, whose only RPC is long-running."""
+
+    class Servicer(getattr(services, f"{name}Servicer")):
+        @outlast.long_running(**options)
+        async def Run(self, request, operation):
+            raise NotImplementedError
+
+    return Servicer()
+
+
+async def refusal_of(*services, **config):
+    """Return how a server of these services fails to start."""
+    settings = {"store": "memory:", "listen": "127.0.0.1:0"} | config
+    with pytest.raises(outlast.ConfigurationError) as caught:
+        async with outlast.Server(services=services, config=outlast.ServerConfig(**settings)):
+            pass
+    return str(caught.value)
+
+
+@pytest.mark.assertion(4)
+@pytest.mark.parametrize(
+    ("service", "said"),
+    [
+        ("NoInfoService", "no response_type"),
+        ("NoResponseTypeService", "no response_type"),
+        ("NoMetadataTypeService", "no metadata_type"),
+        ("UnknownResponseTypeService", "'configuration.v1.Nowhere'"),
+        ("UnknownMetadataTypeService", "'nowhere.v1.Metadata'"),
+        ("OtherOutputService", "must return one google.longrunning.Operation"),
+        ("StreamService", "must return one google.longrunning.Operation"),
+    ],
+)
+async def test_a_proto_that_does_not_say_what_an_operation_leads_to(generated, service, said):
+    message = await refusal_of(servicer_of(generated[1], service))
+    assert "configuration.proto" in message
+    assert f"configuration.v1.{service}.Run" in message
+    assert said in message
+
+
+async def test_a_decorated_method_that_is_no_rpc():
+    class Servicer(script_pb2_grpc.ScriptServiceServicer):
+        @outlast.long_running()
+        async def RunSkript(self, request, operation):
+            raise NotImplementedError
+
+        async def RunScript(self, request, context):
+            raise NotImplementedError
+
+        async def EraseScript(self, request, context):
+            raise NotImplementedError
+
+    message = await refusal_of(Servicer())
+    assert "outlastapi/script/v1/script.proto" in message
+    assert "has no RPC RunSkript" in message
+
+
+@pytest.mark.parametrize("servicer", [object(), outlast.RetryPolicy(), ScriptService])
+async def test_what_is_no_servicer(servicer):
+    message = await refusal_of(servicer)
+    assert type(servicer).__name__ in message
+    assert "grpc_tools" in message
+
+
+async def test_a_service_that_is_served_twice():
+    message = await refusal_of(ScriptService(), ScriptService())
+    assert "outlastapi.script.v1.ScriptService/" in message
+
+
+def test_a_handler_that_is_not_async():
+    with pytest.raises(outlast.ConfigurationError, match=r"test_configuration\.\S+RunScript must"):
+
+        class Servicer(ScriptService):
+            @outlast.long_running()
+            def RunScript(self, request, operation):
+                raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"timeout": timedelta()}, "timeout must be more than 0"),
+        ({"timeout": timedelta(seconds=-1)}, "timeout must be more than 0"),
+        ({"retention": timedelta(seconds=-1)}, "retention must not be negative"),
+        ({"concurrency": 0}, "concurrency must be at least 1"),
+    ],
+)
+def test_limits_that_leave_nothing(generated, options, said):
+    with pytest.raises(outlast.ConfigurationError, match=rf"Servicer\.Run: {said}"):
+        servicer_of(generated[1], "PlainService", **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_attempts": 0},
+        {"multiplier": 0.5},
+        {"jitter": 1},
+        {"jitter": -0.1},
+        {"initial_backoff": timedelta()},
+        {"initial_backoff": timedelta(hours=1)},
+    ],
+)
+def test_a_retry_policy_that_leaves_nothing(options):
+    with pytest.raises(outlast.ConfigurationError, match=next(iter(options))):
+        outlast.RetryPolicy(**options)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"store": "postgres://there"}, "there is no store for 'postgres://there'"),
+        ({"listen": "192.0.2.1:0"}, "cannot listen on 192.0.2.1:0"),
+        ({"tls": outlast.TlsFiles(certificate=Path("/no/c"), key=Path("/no/k"))}, "/no/k"),
+    ],
+)
+async def test_a_server_that_cannot_be(config, said):
+    assert said in await refusal_of(ScriptService(), **config)
+
+
+async def test_a_port_that_is_taken():
+    config = outlast.ServerConfig(store="memory:", listen="127.0.0.1:0")
+    async with outlast.Server(services=[], config=config) as server:
+        message = await refusal_of(listen=server.address)
+    assert server.address in message
+    assert "in use" in message
+
+
+@pytest.mark.parametrize("config", [{"listen": "here"}, {"grace": timedelta(seconds=-1)}])
+def test_a_configuration_that_cannot_be(config):
+    with pytest.raises(outlast.ConfigurationError):
+        outlast.ServerConfig(**config)
+
+
+async def test_a_servicer_that_was_handed_to_nobody_says_so_when_it_is_called():
+    server = grpc.aio.server()
+    script_pb2_grpc.add_ScriptServiceServicer_to_server(ScriptService(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = script_pb2_grpc.ScriptServiceStub(channel)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.RunScript(script_pb2.RunScriptRequest())
+        assert "ScriptService.RunScript" in caught.value.details()
+        assert "outlast.Operations" in caught.value.details()
+    finally:
+        await server.stop(None)
+
+
+async def test_fields_of_other_types_have_no_meaning(generated, serving):
+    """And metadata without a field for the framework is the service's own alone."""
+    messages, services = generated
+
+    class Plain(services.PlainServiceServicer):
+        @outlast.long_running(target=lambda request: f"books/{request.name}")
+        async def Run(self, request, operation):
+            operation.metadata.pages = 7
+            await operation.progress(completed=1)
+            return messages.Response(text=" ".join(request.parent))
+
+    async with serving(Plain()) as client:
+        stub = services.PlainServiceStub(client.channel)
+        fields = {"request_id": "any text", "validate_only": "yes", "parent": ["a", "b"]}
+        started = await stub.Run(messages.Request(name="n", **fields))
+        again = await stub.Run(messages.Request(name="n", **fields))
+        assert started.name.startswith("operations/")
+        assert again.name == started.name
+        request = operations_pb2.WaitOperationRequest(name=started.name)
+        done = await client.operations.WaitOperation(request)
+        assert client.unpack(done.metadata) == messages.Metadata(pages=7)
+        assert client.unpack(done.response) == messages.Response(text="a b")
+        listing = operations_pb2.ListOperationsRequest(filter='target="books/n" metadata.pages=7')
+        assert list((await client.operations.ListOperations(listing)).operations) == [done]
+        for text in ("a" * 129, "a" * 100_000):
+            call = stub.Run(messages.Request(request_id=text))
+            assert (await client.refused(call)).field == "request_id"
+
+
+async def test_a_server_of_somebody_elses_takes_operations_in(store):
+    server = grpc.aio.server()
+    async with outlast.Operations.open(store, services=[ScriptService()]) as operations:
+        operations.add_to(server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                stub = script_pb2_grpc.ScriptServiceStub(channel)
+                started = await stub.EraseScript(script_pb2.EraseScriptRequest())
+                wait = channel.unary_unary(
+                    "/google.longrunning.Operations/WaitOperation",
+                    request_serializer=operations_pb2.WaitOperationRequest.SerializeToString,
+                    response_deserializer=operations_pb2.Operation.FromString,
+                )
+                done = await wait(operations_pb2.WaitOperationRequest(name=started.name))
+                assert done.response.Is(empty_pb2.Empty.DESCRIPTOR)
+        finally:
+            await server.stop(None)
