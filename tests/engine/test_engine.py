@@ -48,7 +48,7 @@ async def test_the_reader_of_waiters_that_dies_is_noticed(world, caplog):
     ids=["claim", "renew", "fence"],
 )
 async def test_a_loop_of_the_executor_that_dies_is_noticed(
-    world, handler, monkeypatch, caplog, broken, task
+    world, handler, monkeypatch, *, caplog, broken, task
 ):
     def fail(*_arguments):
         raise ValueError("a bug")

@@ -39,9 +39,12 @@ class ExecutionContext:
         Raises LeaseLostError when the operation is no longer this worker's, and
         PayloadTooLargeError.
         """
-        limit = self._settings.max_metadata_bytes
-        if len(metadata.value) > limit:
-            raise PayloadTooLargeError("metadata", len(metadata.value), limit)
+        size, limit = len(metadata.value), self._settings.max_metadata_bytes
+        if progress is not None:
+            text = progress.stage + progress.message
+            size += len(text.encode(errors="surrogatepass"))
+        if size > limit:
+            raise PayloadTooLargeError("metadata", size, limit)
         await self._patiently(lambda: self._store.record_progress(self._lease, progress, metadata))
 
     async def recorded_step(self, key: str) -> Payload | None:
@@ -64,12 +67,15 @@ class ExecutionContext:
         await self._patiently(lambda: self._store.record_step(self._lease, key, result))
 
     def estimate_end(self, completed: int, total: int) -> datetime | None:
-        """Return when the work will end at the pace of this attempt so far."""
+        """Return when the work will end at the pace of this attempt so far, if that is known."""
         began = self.operation.attempt_start_time
         if began is None or not 0 < completed < total:
             return None
         now = self._clock.now()
-        return now + (now - began) * ((total - completed) / completed)
+        try:
+            return now + (now - began) * ((total - completed) / completed)
+        except OverflowError:  # beyond the calendar
+            return None
 
     async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Run a function in a thread. It cannot be stopped; its result is dropped on cancel."""
