@@ -40,6 +40,7 @@ async def refusal(call):
     return caught.value.code(), reason(status)
 
 
+@pytest.mark.assertion(45, 47)
 async def test_a_photo_becomes_an_image(serve, encode, scene):
     async with serve() as client:
         photo = encode(scene)
@@ -251,6 +252,7 @@ async def test_work_that_was_interrupted_goes_on_where_it_was(serve, tmp_path, l
     assert [(path.stat().st_ino, path.stat().st_mtime_ns) for path in finished] == before
 
 
+@pytest.mark.assertion(54)
 async def test_a_folder_is_imported_and_its_failures_are_told(serve, photos, encode, scene):
     (photos / "a.jpg").write_bytes(encode(scene))
     (photos / "b.jpg").write_bytes(b"no photo")
@@ -278,6 +280,7 @@ async def test_a_folder_is_imported_and_its_failures_are_told(serve, photos, enc
     assert metadata.operation.progress.completed == 3
 
 
+@pytest.mark.assertion(54)
 async def test_an_import_of_which_nothing_succeeds_is_aborted(serve, photos):
     (photos / "a.jpg").write_bytes(b"")
     (photos / "b.jpg").write_bytes(b"no photo")
@@ -380,6 +383,7 @@ async def test_what_is_not_there_cannot_be_downloaded(serve, encode, scene):
             assert await refusal(download(name, offset)) == expected
 
 
+@pytest.mark.assertion(15)
 async def test_an_image_that_does_not_exist_is_not_found(serve):
     async with serve() as client:
         not_found = (grpc.StatusCode.NOT_FOUND, "IMAGE_NOT_FOUND")
@@ -404,6 +408,7 @@ async def test_a_list_of_something_else_is_refused(serve):
             assert code == grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.assertion(46)
 async def test_a_deleted_image_is_gone_with_its_files(serve, tmp_path, encode, scene):
     async with serve() as client:
         image = await client.process(encode(scene), SMALL)
