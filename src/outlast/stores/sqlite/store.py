@@ -92,7 +92,9 @@ class SqliteStore(OperationStore):
             store._closed = True
             watcher.cancel()
             store._writer.stop()
-            await asyncio.to_thread(store._close)
+            # Shielded, because a cancellation would call it off before it has begun.
+            closing = asyncio.get_running_loop().run_in_executor(None, store._close)
+            await asyncio.shield(closing)
 
     @property
     def changes(self) -> ChangeFeed:
