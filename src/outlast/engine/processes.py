@@ -17,7 +17,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class WorkerProcessError(OutlastError):
-    """The process that ran a function died, by a crash in it or for lack of memory."""
+    """The process that ran a function died, or would have, by a crash or for lack of memory."""
 
     reason = "PROCESS_DIED"
 
@@ -44,4 +44,10 @@ def _call(parent: int, function: Callable[..., T], *args: object) -> T:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
-    return function(*args)
+    try:
+        return function(*args)
+    except Exception:
+        raise
+    except BaseException as error:
+        # What ends a process there must not end the server here.
+        raise WorkerProcessError(f"the work ended with {type(error).__name__}") from None
