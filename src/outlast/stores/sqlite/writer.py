@@ -107,7 +107,7 @@ class Writer:
             if len(jobs) == 1:
                 jobs[0].error = error
                 return []
-            _log.warning("a batch of %d writes failed, its halves are tried: %r", len(jobs), error)
+            _log.info("a batch of %d writes failed, its halves are tried: %r", len(jobs), error)
         middle = len(jobs) // 2
         return [*self._commit(jobs[:middle]), *self._commit(jobs[middle:])]
 
