@@ -83,6 +83,7 @@ async def claim(path: str, worker: str) -> None:
         names: list[str] = []
         while claims := (await store.claim(worker, {METHOD: 7}, 7, LEASE)).claims:
             names += [claim.operation.name for claim in claims]
+            await asyncio.sleep(0.001)  # SQLite's locks are not fair: let the other have a turn
         say(names)
 
 

@@ -1,6 +1,7 @@
 """Group commit: what shares a transaction, what a caller hears, and when."""
 
 import asyncio
+import logging
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -356,6 +357,7 @@ async def test_a_write_that_cannot_be_written_fails_alone(
     gate: Gate,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO)
     good = [driver.new() for _ in range(40)]
     bad = driver.new().evolve(**fields)
     inserts = [driver.try_insert(operation) for operation in good]
