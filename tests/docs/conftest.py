@@ -137,7 +137,7 @@ class Reader:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=50,
+            timeout=100,
             check=False,
         )
         assert ended.returncode == 0, f"$ {command}\n{ended.stdout}"

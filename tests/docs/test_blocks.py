@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+pytestmark = pytest.mark.timeout(300)  # each command is a process
+
 NODE_PACKAGES = ("@grpc/grpc-js", "@grpc/proto-loader")
 
 
