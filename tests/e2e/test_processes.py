@@ -1,6 +1,7 @@
 """Processes that a server starts for its handlers."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -64,4 +65,8 @@ def test_a_killed_server_leaves_no_process_behind(serve, folder, eventually, met
 
     server.kill()
 
-    eventually(lambda: not alive(child))
+    try:
+        eventually(lambda: not alive(child))
+    finally:
+        if alive(child):
+            os.kill(child, signal.SIGKILL)
