@@ -2,8 +2,9 @@
 
 import asyncio
 import os
-import time
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from google.protobuf import empty_pb2
@@ -291,14 +292,32 @@ async def test_a_handler_whose_process_dies_fails(serving, scripted):
         await check_alive(client)
 
 
-async def test_a_handler_whose_process_is_busy_is_stopped_by_a_cancel(serving, scripted):
+async def test_a_handler_whose_process_is_busy_is_stopped_by_a_cancel(serving, scripted, tmp_path):
+    pipe, ends = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+
     async def work(_, operation):
-        await operation.run_in_process(time.sleep, 60)
+        await operation.run_in_process(Path.read_bytes, pipe)
+
+    def is_read():
+        with suppress(OSError):  # as long as nobody reads
+            ends.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(ends)
+
+    def is_read_no_more():
+        try:
+            os.write(ends[0], b"x")
+        except BrokenPipeError:
+            return True
+        return False
 
     async with serving(scripted(work)) as client:
-        started = await client.running(await client.run())
+        started = await client.run()
+        await client.until(is_read)
         await client.cancel(started.name)
         assert (await client.done(started)).error.code == outlast.Code.CANCELLED
+        await client.until(is_read_no_more)
+        os.close(ends[0])
         await check_alive(client)
 
 
