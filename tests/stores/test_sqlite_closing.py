@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -229,30 +230,31 @@ async def test_a_store_closes_when_its_user_fails(path: Path, clock: ManualClock
     assert open_handles(path) == []
 
 
-async def test_a_store_closes_when_closing_is_cancelled(path: Path, clock: ManualClock) -> None:
+async def test_a_store_closes_when_closing_is_cancelled_before_it_begins(
+    path: Path, clock: ManualClock
+) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))
     before = store_threads()
-    blocked = Blocked()
+    let_go = threading.Event()
+    occupied: list[asyncio.Future[bool]] = []
     leaving = asyncio.Event()
 
     async def use() -> None:
-        async with SqliteStore.open(path, clock=clock) as store:
-            write = asyncio.create_task(store._writer.run(blocked))
-            await asyncio.to_thread(blocked.began.wait)
-            write.cancel()
+        async with SqliteStore.open(path, clock=clock):
+            occupied.append(loop.run_in_executor(None, let_go.wait))
             leaving.set()
 
     task = asyncio.create_task(use())
     await leaving.wait()
-    threads = store_threads() - before
-    for _ in range(5):
-        await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    blocked.let_go.set()
-    for thread in threads:
-        await asyncio.to_thread(thread.join)
-    await asyncio.get_running_loop().shutdown_default_executor()
+    assert open_handles(path)
+    let_go.set()
+    await asyncio.gather(*occupied)
+    await loop.shutdown_default_executor()
+    assert store_threads() == before
     assert open_handles(path) == []
 
 

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,24 @@ def test_processes_that_open_a_new_file_at_once_share_it(
             assert child.hear() == ["OK", ""]
     for child in children:
         child.end()
+
+
+def test_switching_a_new_file_to_wal_is_tried_again_when_another_process_is_in_the_way(
+    path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = iter(range(3))
+
+    class Contended(sqlite3.Connection):
+        def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+            if "journal_mode" in sql and next(refusals, None) is not None:
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                raise error
+            return super().execute(sql, parameters)
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Contended))
+    open_and_close(path, clock)
+    assert next(refusals, None) is None
+    monkeypatch.undo()
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
