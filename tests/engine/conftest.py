@@ -169,7 +169,11 @@ class World:
     async def _stop(self, engine: Engine) -> None:
         if isinstance(engine.store, FaultyStore):
             engine.store.heal()
-        await self.in_time(engine.stop(), 300)
+        stopping = asyncio.create_task(engine.stop())
+        for _ in range(30):
+            await self.written()
+            await self.clock.advance(0 if stopping.done() else 10)
+        await self.in_time(stopping)
         for method in engine.methods.values():
             if isinstance(method.run, Handler):
                 method.run.let_go.set()

@@ -49,7 +49,7 @@ async def test_attempts_end_at_the_maximum_as_a_dead_letter(world, handler):
     handler.error = jam()
     await world.engine(world.method(handler, retry=RETRY))
     name = await world.begin(max_attempts=2)
-    await world.clock.advance(1000)
+    await world.clock.advance(100)
     operation = await world.get(name)
     assert handler.attempts == operation.attempt == 2
     assert (operation.state, operation.dead_letter) == ("FAILED", True)
@@ -210,7 +210,7 @@ async def test_an_outcome_is_written_when_the_store_is_back(world, handler):
     name = await world.begin()
     world.store.inject(AWAY, "finish")
     handler.let_go.set()
-    await world.clock.advance(3600)
+    await world.clock.advance(600)
     assert await world.state(name) == "RUNNING"
     world.store.heal()
     await world.clock.advance(6)

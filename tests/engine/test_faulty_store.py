@@ -1,7 +1,5 @@
 """The store that fails on demand is a store, and fails as it was told."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from outlast.domain.errors import OperationNotFoundError, StoreUnavailableError
@@ -14,8 +12,8 @@ from outlast.testing.store_contract import StoreContract
 
 class TestFaultyStoreWithoutFaults(StoreContract):
     @pytest.fixture
-    async def store(self, clock: ManualClock) -> AsyncIterator[OperationStore]:
-        yield FaultyStore(MemoryStore(clock), clock)
+    def store(self, clock: ManualClock) -> OperationStore:
+        return FaultyStore(MemoryStore(clock), clock)
 
 
 async def test_a_call_that_fails_before_does_nothing(world):

@@ -32,7 +32,7 @@ async def engine(world, handler):
 @pytest.mark.usefixtures("engine")
 async def test_a_lease_is_kept_as_long_as_the_work_goes_on(world, handler):
     name = await world.begin()
-    await world.clock.advance(3600)
+    await world.clock.advance(600)
     handler.let_go.set()
     await world.clock.advance(0)
     operation = await world.get(name)
@@ -173,7 +173,7 @@ async def test_a_worker_that_cannot_renew_claims_nothing_more(world):
     await world.clock.advance(10)
     assert await world.state(waiting) == "PENDING"
     world.store.heal()
-    await world.clock.advance(3)
+    await world.clock.advance(4)
     assert await world.state(waiting) == "RUNNING"
 
 

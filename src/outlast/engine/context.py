@@ -10,8 +10,8 @@ from typing import TypeVar
 from outlast.domain.errors import DuplicateStepError, PayloadTooLargeError
 from outlast.domain.operation import Claim, Operation, Progress
 from outlast.domain.status import Payload
-from outlast.engine import processes
 from outlast.engine.patience import absorb
+from outlast.engine.processes import ProcessPool
 from outlast.engine.settings import EngineSettings
 from outlast.ports import Clock, OperationStore
 
@@ -22,7 +22,12 @@ class ExecutionContext:
     """One attempt's hold on its operation. Every write carries the attempt's lease."""
 
     def __init__(
-        self, claim: Claim, store: OperationStore, clock: Clock, settings: EngineSettings
+        self,
+        claim: Claim,
+        store: OperationStore,
+        clock: Clock,
+        settings: EngineSettings,
+        processes: ProcessPool,
     ) -> None:
         self.operation: Operation = claim.operation
         self.cancel_requested = False
@@ -30,6 +35,7 @@ class ExecutionContext:
         self._store = store
         self._clock = clock
         self._settings = settings
+        self._processes = processes
         self._steps: dict[str, Payload] | None = None
         self._used_keys: set[str] = set()
 
@@ -84,7 +90,7 @@ class ExecutionContext:
 
     async def run_in_process(self, function: Callable[..., T], *args: object) -> T:
         """Run a function in a process, which is killed when this attempt is cancelled."""
-        return await processes.run(function, *args)
+        return await self._processes.run(function, *args)
 
     async def _earlier_steps(self) -> dict[str, Payload]:
         """Read what earlier attempts recorded; a first attempt has none."""

@@ -15,6 +15,7 @@ from outlast.engine.context import ExecutionContext
 from outlast.engine.leases import LeaseKeeper
 from outlast.engine.methods import Method
 from outlast.engine.outcome import UNEXPECTED
+from outlast.engine.processes import ProcessPool
 from outlast.engine.running import Running, StopReason, Workload
 from outlast.engine.settings import EngineSettings
 from outlast.ports import Changes, Claims, Clock, OperationStore
@@ -51,6 +52,7 @@ class Executor:
         self._chance = chance or random.Random()  # noqa: S311  # jitter, no secret
         self._workload = Workload(methods, settings.concurrency)
         self._leases = LeaseKeeper(store, clock, self._workload, settings.lease)
+        self._processes = ProcessPool()
         self._wake = asyncio.Event()
         self._more = False
         """Whether a slot that becomes free may have something to run."""
@@ -107,6 +109,7 @@ class Executor:
         writing = [it.task for it in self._workload if it.settled and it.task is not None]
         if last := [*writing, *self._abandoning]:
             await asyncio.wait(last)
+        await self._processes.close()
         self._unsubscribe()
         self._loops = []
 
@@ -177,7 +180,7 @@ class Executor:
     def _launch(self, claim: Claim, asked_at: float) -> None:
         operation = claim.operation
         method = self._methods[operation.method]
-        context = ExecutionContext(claim, self._store, self._clock, self._settings)
+        context = ExecutionContext(claim, self._store, self._clock, self._settings, self._processes)
         lease_until = asked_at + self._settings.lease.total_seconds()
         running = Running(claim, method, context, lease_until)
         if (earlier := self._workload.named(operation.name)) is not None:

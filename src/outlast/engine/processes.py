@@ -1,53 +1,115 @@
 """Work in other processes, for what would hold up the event loop."""
 
-import ctypes
+import asyncio
 import os
-import signal
+import pickle
 import sys
+from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
-from typing import TypeVar
-
-from anyio import BrokenWorkerProcess, to_process
+from pathlib import Path
+from typing import TypeVar, cast
 
 from outlast.domain.errors import OutlastError
 
 T = TypeVar("T")
 
-_PR_SET_PDEATHSIG = 1
+SIZE_BYTES = 8
+"""The length of a request and of an answer comes first, in so many bytes."""
 
 
 class WorkerProcessError(OutlastError):
-    """The process that ran a function died, or would have, by a crash or for lack of memory."""
+    """The process that ran a function died, by a crash in it or for lack of memory."""
 
     reason = "PROCESS_DIED"
 
 
-async def run(function: Callable[..., T], *args: object) -> T:
-    """Run a function of a module in another process and return its result.
+class ProcessPool:
+    """Worker processes, as many as there are processors, started when they are needed."""
 
-    Function, arguments and result must pickle. The process is kept for later calls.
-    Cancelling the caller kills it, also inside an extension that never looks up.
-    """
-    try:
-        return await to_process.run_sync(_call, os.getpid(), function, *args, cancellable=True)
-    except BrokenWorkerProcess as error:
-        raise WorkerProcessError("the process that did the work died") from error
+    def __init__(self, size: int | None = None) -> None:
+        self._turns = asyncio.Semaphore(size or os.cpu_count() or 1)
+        self._idle: list[_Worker] = []
+        self._closed = False
+
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """Run a function of a module in another process and return its result.
+
+        Function, arguments and result must pickle; what the function raises is raised.
+        Cancelling the caller kills the process, also inside an extension that never
+        looks up. Raises WorkerProcessError if the process dies.
+        """
+        request = pickle.dumps((function, args))
+        async with self._turns:
+            worker = await self._take()
+            try:
+                answer = await worker.ask(request)
+            except (asyncio.IncompleteReadError, ConnectionError) as error:
+                await worker.kill()
+                raise WorkerProcessError("the process that did the work died") from error
+            except BaseException:
+                await worker.kill()
+                raise
+            self._idle.append(worker)
+            if self._closed:
+                await self.close()
+        succeeded, result = pickle.loads(answer)  # noqa: S301  # from our own process
+        if not succeeded:
+            raise result
+        value: T = result
+        return value
+
+    async def _take(self) -> "_Worker":
+        """Return a worker that has nothing to do."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.alive:
+                return worker
+            await worker.kill()
+        return await _start()
+
+    async def close(self) -> None:
+        """End the processes that have nothing to do; those at work end with it."""
+        self._closed = True
+        while self._idle:
+            await self._idle.pop().kill()
 
 
-def _call(parent: int, function: Callable[..., T], *args: object) -> T:
-    """Run in the worker process; it must not survive a server that was killed.
+class _Worker:
+    """One worker process."""
 
-    A Ctrl-C reaches it too, and is the server's to act on: that lets work end in peace.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
-    try:
-        return function(*args)
-    except Exception:
-        raise
-    except BaseException as error:
-        # What ends a process there must not end the server here.
-        raise WorkerProcessError(f"the work ended with {type(error).__name__}") from None
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._requests = cast("asyncio.StreamWriter", process.stdin)
+        self._answers = cast("asyncio.StreamReader", process.stdout)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not ended, as far as is known."""
+        return self._process.returncode is None
+
+    async def ask(self, request: bytes) -> bytes:
+        """Have a request answered."""
+        self._requests.write(len(request).to_bytes(SIZE_BYTES) + request)
+        await self._requests.drain()
+        size = await self._answers.readexactly(SIZE_BYTES)
+        return await self._answers.readexactly(int.from_bytes(size))
+
+    async def kill(self) -> None:
+        """End the process, whatever it does, and return when it is gone."""
+        if self.alive:
+            self._process.kill()
+        await self._process.communicate(b"")
+
+
+async def _start() -> _Worker:
+    """Start a process that finds the modules that this one finds."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script is not None and not await asyncio.to_thread(Path(script).is_file):
+        script = None
+    program = (
+        f"import sys; sys.path[:] = {sys.path!r}; "
+        f"from outlast.engine.worker import main; main({os.getpid()}, {script!r})"
+    )
+    return _Worker(
+        await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdin=PIPE, stdout=PIPE)
+    )

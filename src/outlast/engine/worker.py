@@ -1,0 +1,65 @@
+"""What a worker process does: run functions that it is sent, one after the other."""
+
+import ctypes
+import os
+import pickle
+import runpy
+import signal
+import sys
+from types import ModuleType
+from typing import BinaryIO
+
+from outlast.engine.processes import SIZE_BYTES, WorkerProcessError
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(parent: int, script: str | None) -> None:
+    """Answer requests until the parent hangs up; a parent that was killed takes us along.
+
+    `script` is what the parent runs as `__main__`: functions may come from there.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to act on
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            return
+    requests, answers = _take_channel()
+    if script is not None:
+        module = ModuleType("__mp_main__")
+        module.__dict__.update(runpy.run_path(script, run_name="__mp_main__"))
+        sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+    while size := requests.read(SIZE_BYTES):
+        answer = _answer(requests.read(int.from_bytes(size)))
+        answers.write(len(answer).to_bytes(SIZE_BYTES) + answer)
+        answers.flush()
+
+
+def _take_channel() -> tuple[BinaryIO, BinaryIO]:
+    """Return what was standard input and output; what the work prints goes to the log."""
+    channel = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    return channel
+
+
+def _answer(request: bytes) -> bytes:
+    """Run a function; return whether it succeeded with its result, or with its error."""
+    try:
+        function, arguments = pickle.loads(request)  # noqa: S301  # from the parent
+        return pickle.dumps((True, function(*arguments)))
+    except Exception as error:  # noqa: BLE001  # the parent raises it
+        return _failed(error)
+    except BaseException as error:  # noqa: BLE001  # what ends a process must not end the server
+        return _failed(WorkerProcessError(f"the work ended with {type(error).__name__}"))
+
+
+def _failed(error: Exception) -> bytes:
+    try:
+        answer = pickle.dumps((False, error))
+        pickle.loads(answer)  # noqa: S301  # our own
+    except Exception:  # noqa: BLE001  # an error of somebody else's class
+        text = f"the work failed with {type(error).__name__}, which does not pickle: {error}"
+        return pickle.dumps((False, WorkerProcessError(text)))
+    return answer

@@ -1,0 +1,217 @@
+"""Work in other processes.
+
+What they do comes from the standard library, so that they can import it. A process
+that reads from a pipe without a writer's end tells when it is at work: then the pipe
+can be opened for writing; and when it is gone: then writing fails.
+"""
+
+import asyncio
+import faulthandler
+import operator
+import os
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from outlast.domain.names import check_operation_name
+from outlast.domain.transitions import DEADLINE_EXCEEDED
+from outlast.engine.processes import ProcessPool, WorkerProcessError
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pipes with names are POSIX")
+
+
+class Pipe:
+    """A pipe that blocks whoever reads it, until it is killed."""
+
+    def __init__(self, path):
+        os.mkfifo(path)
+        self.path = Path(path)
+        self._end = None
+
+    @property
+    def block(self):
+        return self.path.read_bytes
+
+    async def has_reader(self):
+        """Return when a process is blocked."""
+        self._end = await asyncio.to_thread(os.open, self.path, os.O_WRONLY)
+
+    async def has_no_reader(self):
+        """Return when that process is gone."""
+        while True:
+            try:
+                os.write(self._end, b".")
+            except BrokenPipeError:
+                os.close(self._end)
+                return
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    return Pipe(tmp_path / "pipe")
+
+
+@pytest.fixture
+async def pool():
+    pool = ProcessPool(2)
+    yield pool
+    await pool.close()
+
+
+def exists(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def children():
+    """Return the pids of the processes that this one started."""
+    found = set()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[1]) == os.getpid():
+            found.add(int(status.parent.name))
+    return found
+
+
+async def test_a_function_runs_in_another_process_and_returns(pool):
+    assert await pool.run(operator.add, 1, 2) == 3
+    assert await pool.run(os.getpid) != os.getpid()
+
+
+async def test_what_a_function_raises_is_raised(pool):
+    with pytest.raises(ValueError, match="invalid literal"):
+        await pool.run(int, "x")
+
+
+async def test_a_process_is_used_again(pool):
+    assert await pool.run(os.getpid) == await pool.run(os.getpid)
+
+
+async def test_a_function_that_leaves_its_process_ends_nothing_here(pool):
+    with pytest.raises(WorkerProcessError, match="SystemExit"):
+        await pool.run(sys.exit, 3)
+    assert await pool.run(operator.add, 1, 2) == 3
+
+
+async def test_a_process_that_dies_is_told_and_replaced(pool):
+    with pytest.raises(WorkerProcessError):
+        await pool.run(os._exit, 1)
+    assert await pool.run(operator.add, 1, 2) == 3
+
+
+async def test_an_idle_process_that_dies_is_replaced(pool):
+    pid = await pool.run(os.getpid)
+    os.kill(pid, 9)
+    await pool._idle[0]._process.wait()
+    assert await pool.run(os.getpid) != pid
+
+
+async def test_arguments_and_results_that_do_not_pickle_are_told(pool):
+    with pytest.raises(Exception, match="pickle"):
+        await pool.run(lambda: None)
+    assert await pool.run(operator.add, 1, 2) == 3
+
+
+async def test_cancelling_kills_the_process(pool, pipe):
+    pid = await pool.run(os.getpid)
+    call = asyncio.create_task(pool.run(pipe.block))
+    await pipe.has_reader()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await pipe.has_no_reader()
+    assert not exists(pid)
+
+
+async def test_cancelling_while_the_process_starts_leaves_none_behind(pool):
+    before = children()
+    for milliseconds in (0, 1, 5, 20, 50, 100, 200):
+        call = asyncio.create_task(pool.run(time.sleep, 3600))
+        await asyncio.sleep(milliseconds / 1000)
+        call.cancel()
+        await asyncio.wait([call])
+        assert children() == before
+
+
+async def test_no_more_processes_work_at_a_time_than_the_pool_has(pool):
+    calls = [pool.run(os.getpid) for _ in range(20)]
+    assert len(set(await asyncio.gather(*calls))) <= 2
+
+
+async def test_an_exception_that_does_not_pickle_is_told(pool):
+    with pytest.raises(WorkerProcessError, match="does not pickle"):
+        await pool.run(check_operation_name, "")
+
+
+async def test_what_is_printed_does_not_disturb_the_answers(pool):
+    await pool.run(faulthandler.dump_traceback, 1)
+    await pool.run(print, "noise")
+    assert await pool.run(operator.add, 1, 2) == 3
+
+
+async def test_large_arguments_and_results_pass(pool):
+    assert await pool.run(operator.mul, b"x" * 1_000_000, 3) == b"x" * 3_000_000
+
+
+async def test_a_closed_pool_leaves_no_process_behind(pool):
+    before = children()
+    await asyncio.gather(pool.run(os.getpid), pool.run(os.getpid))
+    assert children() > before
+    await pool.close()
+    assert children() == before
+
+
+async def test_a_cancelled_operation_kills_its_process(world, pipe):
+    async def run(_request, context):
+        await context.run_in_process(pipe.block)
+
+    engine = await world.engine(world.method(run))
+    name = await world.begin()
+    await pipe.has_reader()
+    await engine.manager.cancel(name)
+    await pipe.has_no_reader()
+    assert (await engine.manager.wait(name, None)).state == "CANCELLED"
+
+
+async def test_the_deadline_kills_the_process(world, pipe):
+    async def run(_request, context):
+        await context.run_in_process(pipe.block)
+
+    engine = await world.engine(world.method(run))
+    name = await world.begin(timeout=timedelta(seconds=5))
+    await pipe.has_reader()
+    await world.clock.advance(5)
+    await pipe.has_no_reader()
+    assert (await engine.manager.wait(name, None)).error == DEADLINE_EXCEEDED
+
+
+async def test_a_stop_kills_the_process(world, pipe):
+    async def run(_request, context):
+        await context.run_in_process(pipe.block)
+
+    engine = await world.engine(world.method(run))
+    name = await world.begin()
+    await pipe.has_reader()
+    await engine.stop()
+    await pipe.has_no_reader()
+    assert await world.state(name) == "PENDING"
+
+
+async def test_an_attempt_whose_process_died_is_made_again(world):
+    async def run(_request, context):
+        await context.run_in_process(os._exit, 1)
+
+    engine = await world.engine(world.method(run))
+    name = await world.begin(max_attempts=1)
+    operation = await engine.manager.wait(name, None)
+    assert (operation.state, operation.dead_letter) == ("FAILED", True)
