@@ -253,12 +253,14 @@ def test_connections_that_cannot_all_be_opened_are_closed(
 
     def fail_in_the_end(path: Path, **options: Any) -> sqlite3.Connection:
         if len(opened) == 2:
-            raise sqlite3.OperationalError("unable to open database file")
+            error = sqlite3.OperationalError("unable to open database file")
+            error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+            raise error
         opened.append(connect(path, **options))
         return opened[-1]
 
     monkeypatch.setattr(connection, "connect", fail_in_the_end)
-    with pytest.raises(StoreOpenError, match="unable to open"):
+    with pytest.raises(StoreOpenError, match="cannot be opened; check its path"):
         open_and_close(path, clock)
     for one in opened:
         with pytest.raises(sqlite3.ProgrammingError, match="closed"):

@@ -19,6 +19,7 @@ from outlast.domain.errors import (
     OperationNotFoundError,
     QueueFullError,
     RequestIdReusedError,
+    StoreUnavailableError,
 )
 from outlast.domain.operation import Lease, Operation, Progress, State
 from outlast.domain.status import Payload
@@ -373,6 +374,37 @@ async def test_a_change_that_raises_fails_alone(
     assert isinstance(failed, AssertionError)
     assert ended.done
     assert await store.get(claim.operation.name) == claim.operation
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param("UPDATE operations SET target = CAST(x'ff' AS TEXT)", id="no text"),
+        pytest.param("DELETE FROM requests", id="no request"),
+    ],
+)
+async def test_a_damaged_record_is_away_and_harms_no_other(
+    damage: str, store: SqliteStore, driver: Driver, gate: Gate
+) -> None:
+    claim = await driver.start()
+    damaged = await driver.insert()
+    where = "id" if "operations" in damage else "operation"
+    await asyncio.to_thread(store._file.writer.execute, f"{damage} WHERE {where} = 2")
+    inserted, claims, done = await gate.one_batch(
+        driver.insert(),
+        store.claim("worker-2", {METHOD: 9}, 9, LEASE),
+        store.finish(claim.lease, Succeeded(RESPONSE)),
+    )
+    assert isinstance(claims, StoreUnavailableError)
+    assert "the file is damaged; restore it from a backup" in str(claims)
+    assert await store.get(inserted.name) == inserted
+    assert await store.get(claim.operation.name) == done
+    if where == "id":
+        store._cache._records.clear()
+        with pytest.raises(StoreUnavailableError, match="damaged; restore it from a backup"):
+            await store.get(damaged.name)
+        with pytest.raises(StoreUnavailableError, match="damaged; restore it from a backup"):
+            await driver.names()
 
 
 # What callers hear.

@@ -1,5 +1,6 @@
 """The writes of the SQLite store."""
 
+import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -231,6 +232,8 @@ class TakeReady(Command[Claims]):
                 stored = Stored(row[0], operation_from_row(row[3:]))
                 transaction.add(stored)
                 requests[stored.id] = stored, Payload(row[1], row[2])
+        if len(requests) < len(ids):
+            raise sqlite3.DatabaseError("an index names operations that are not there")
         claims: list[Claim] = []
         for row_id in ids:
             stored, request = requests[row_id]

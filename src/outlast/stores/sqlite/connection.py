@@ -111,7 +111,18 @@ def translated_errors() -> Iterator[None]:
 
 def is_outage(error: sqlite3.Error) -> bool:
     """Whether an error is about the file and its disk and not about one statement."""
-    return _primary_code(error) in _OUTAGES
+    return _primary_code(error) in _OUTAGES or is_damage(error)
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Whether a part of the file is damaged; other parts may still be of use.
+
+    What SQLite itself does not notice, such as text that cannot be decoded, has no code.
+    """
+    if not isinstance(error, sqlite3.DatabaseError):
+        return False
+    undecodable = type(error) in {sqlite3.DatabaseError, sqlite3.OperationalError}
+    return _primary_code(error) in ({None, _DAMAGED} if undecodable else {_DAMAGED})
 
 
 def is_busy(error: sqlite3.Error) -> bool:
@@ -119,13 +130,14 @@ def is_busy(error: sqlite3.Error) -> bool:
     return _primary_code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
+_DAMAGED = sqlite3.SQLITE_CORRUPT
 _OUTAGES = {
     sqlite3.SQLITE_PERM: "access is denied; check the permissions of the file and its folder",
     sqlite3.SQLITE_BUSY: "another process keeps it locked; end that process, or try again later",
     sqlite3.SQLITE_LOCKED: "another connection keeps it locked; try again later",
     sqlite3.SQLITE_READONLY: "it is read-only; check the permissions of the file and its folder",
     sqlite3.SQLITE_IOERR: "reading or writing failed; check the disk, and how much room it has",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged; restore it from a backup",
+    _DAMAGED: "the file is damaged; restore it from a backup",
     sqlite3.SQLITE_FULL: "the disk is full; make room",
     sqlite3.SQLITE_CANTOPEN: (
         "it cannot be opened; check its path, and the permissions of the file and its folder"
@@ -143,8 +155,11 @@ def _primary_code(error: sqlite3.Error) -> int | None:
 
 
 def _explain(error: sqlite3.Error) -> str:
-    code = _primary_code(error)
-    return _OUTAGES.get(code or 0, f"{error}; the file may be damaged: restore it from a backup")
+    if is_damage(error):
+        return _OUTAGES[_DAMAGED]
+    return _OUTAGES.get(
+        _primary_code(error) or 0, f"{error}; the file may be damaged: restore it from a backup"
+    )
 
 
 def _check_path(path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from outlast.domain.errors import OutlastError, StoreUnavailableError
 from outlast.ports import Change
-from outlast.stores.sqlite.connection import translated_errors
+from outlast.stores.sqlite.connection import is_damage, translated_errors
 from outlast.stores.sqlite.transaction import Command, Transaction
 
 T = TypeVar("T")
@@ -100,14 +100,15 @@ class Writer:
         try:
             return self._attempt(jobs)
         except StoreUnavailableError as error:
-            for job in jobs:
-                job.error = _copy(error)
-            return []
+            if len(jobs) == 1 or not is_damage(error.__cause__):
+                for job in jobs:
+                    job.error = _copy(error)
+                return []
         except Exception as error:  # noqa: BLE001  # one bad command must not take others down
             if len(jobs) == 1:
                 jobs[0].error = error
                 return []
-            _log.info("a batch of %d writes failed, its halves are tried: %r", len(jobs), error)
+        _log.info("a batch of %d writes failed; its halves are tried", len(jobs))
         middle = len(jobs) // 2
         return [*self._commit(jobs[:middle]), *self._commit(jobs[middle:])]
 
