@@ -214,3 +214,18 @@ async def test_released_work_is_taken_up_again_after_a_restart_on_disk(durable_w
     again = await durable_world.engine(durable_world.method(second), store=durable_world.client())
     operation = await again.manager.wait(name, None)
     assert (operation.state, operation.attempt) == ("SUCCEEDED", 1)
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_hurried_stop_waits_for_no_handler(world, handler, engine, before):
+    handler.stubborn = True
+    name = await world.begin()
+    if before:
+        engine.executor.hurry()
+    stopping = asyncio.create_task(engine.stop())
+    await world.clock.advance(0)
+    engine.executor.hurry()
+    await world.in_time(stopping)
+    operation = await world.get(name)
+    assert (operation.state, operation.attempt) == ("PENDING", 0)
+    handler.let_go.set()

@@ -94,7 +94,7 @@ _MAX_PORT = 65535
 @click.option(
     "--grace",
     type=finite_duration,
-    default="30s",
+    default="20s",
     metavar="DURATION",
     envvar="OUTLAST_GRACE",
     show_envvar=True,
@@ -127,8 +127,8 @@ def serve(
     A service is a class, and is made by its from_environment(os.environ) if it has
     that, else without arguments. One line on stdout says when the server is ready, and
     where. SIGTERM and Ctrl-C stop it: running operations have --grace to end. What is left
-    is told to stop, abandoned if it has not after 10 s, and goes on when the server is
-    started again. A second one ends the grace.
+    is told to stop, abandoned if it has not after 5 s, and goes on when the server is
+    started again. A second one stops it at once.
     """
     if (tls_cert is None) is not (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key belong together: give both.")

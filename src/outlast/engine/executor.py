@@ -59,6 +59,7 @@ class Executor:
         self._hint_missed = False
         """Whether a hint came for what a claim under way may be about to give."""
         self._stopping = False
+        self._hurried = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
         self._abandoning: set[asyncio.Task[None]] = set()
 
@@ -112,6 +113,10 @@ class Executor:
         await self._processes.close()
         self._unsubscribe()
         self._loops = []
+
+    def hurry(self) -> None:
+        """Give handlers no time to clean up when `stop` tells them to, nor if it has."""
+        self._hurried.set()
 
     # Claiming
 
@@ -267,12 +272,11 @@ class Executor:
         task.add_done_callback(self._abandoning.discard)
 
     async def _wait_idle(self, seconds: float) -> None:
-        """Return when nothing runs any more, or after so many seconds."""
-        over = asyncio.Event()
-        timer = self._clock.call_later(seconds, over.set)
+        """Return when nothing runs any more, after so many seconds, or when hurried."""
+        timer = self._clock.call_later(seconds, self._hurried.set)
         waits = [
             asyncio.create_task(self._workload.idle.wait(), name="outlast-idle"),
-            asyncio.create_task(over.wait(), name="outlast-grace"),
+            asyncio.create_task(self._hurried.wait(), name="outlast-grace"),
         ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

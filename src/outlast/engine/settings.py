@@ -19,7 +19,7 @@ class EngineSettings:
     """How long a worker that has gone silent keeps an operation."""
     poll_interval: timedelta = timedelta(seconds=1)
     """How often the store is asked for work of which no hint came."""
-    cancel_grace: timedelta = timedelta(seconds=10)
+    cancel_grace: timedelta = timedelta(seconds=5)
     """How long a handler that must stop may take for it before it is abandoned."""
     max_wait: timedelta = timedelta(seconds=60)
     """The longest that one WaitOperation call lasts."""

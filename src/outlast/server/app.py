@@ -54,7 +54,7 @@ class Server:
         self._clock = clock or SystemClock()
         self._stack = AsyncExitStack()
         self._signals = ExitStack()
-        self._hurry = asyncio.Event()
+        self._grace_over = asyncio.Event()
 
     @property
     def operations(self) -> Operations:
@@ -94,13 +94,14 @@ class Server:
             await self._stack.aclose()
 
     def hurry(self) -> None:
-        """Give up the grace: what runs is given back at once."""
-        self._hurry.set()
+        """Give up every grace: what runs is given back at once."""
+        self._grace_over.set()
+        self._operations.engine.executor.hurry()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT, or until the engine dies, which raises.
 
-        A second signal while the server drains ends the grace.
+        A second signal while the server drains stops it at once.
         """
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
@@ -152,10 +153,10 @@ class Server:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         engine = self._operations.engine
         engine.release_waiters()
-        timer = self._clock.call_later(self.config.grace.total_seconds(), self.hurry)
+        timer = self._clock.call_later(self.config.grace.total_seconds(), self._grace_over.set)
         waits = [
             asyncio.create_task(engine.executor.drain(), name="outlast-drain"),
-            asyncio.create_task(self._hurry.wait(), name="outlast-grace"),
+            asyncio.create_task(self._grace_over.wait(), name="outlast-grace"),
         ]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         timer.cancel()

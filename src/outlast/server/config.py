@@ -26,8 +26,11 @@ class ServerConfig:
     """`host:port`, `[v6 address]:port` or `unix:path`; port 0 takes a free one."""
     tls: TlsFiles | None = None
     """None serves without encryption."""
-    grace: timedelta = timedelta(seconds=30)
-    """How long running operations may take to end when the server stops."""
+    grace: timedelta = timedelta(seconds=20)
+    """How long running operations may take to end when the server stops.
+
+    With `cancel_grace` on top it is less than the 30 seconds that supervisors wait.
+    """
     engine: EngineSettings = field(default_factory=EngineSettings)
     execute: bool = True
     """Whether this process runs operations, or only serves the API."""
