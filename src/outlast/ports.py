@@ -167,6 +167,13 @@ class OperationStore(ABC):
         it raises, nothing is kept.
         """
 
+    def peek(self, name: str) -> Operation | None:
+        """Return a visible operation if that takes no more than looking into memory.
+
+        It is as current as what `get` returns. None says nothing: ask `get`.
+        """
+        return None
+
     @abstractmethod
     async def get(self, name: str) -> Operation:
         """Return an operation; raise OperationNotFoundError if none is visible."""

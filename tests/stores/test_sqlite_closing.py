@@ -20,6 +20,7 @@ from outlast.domain.listing import ListQuery
 from outlast.domain.transitions import Succeeded
 from outlast.stores.sqlite import SqliteStore
 from outlast.stores.sqlite.connection import connect
+from outlast.stores.sqlite.generation import Generation
 from outlast.stores.sqlite.transaction import Backlog, Command, Transaction
 from outlast.stores.sqlite.writer import MAX_BATCH, Writer
 from outlast.testing.clock import ManualClock
@@ -172,9 +173,8 @@ async def test_closing_leaves_nothing_behind(path: Path, clock: ManualClock) -> 
         assert open_handles(path)
     assert store_threads() == before
     assert open_handles(path) == []
-    assert [
-        entry.name for entry in await asyncio.to_thread(lambda: list(path.parent.iterdir()))
-    ] == [path.name]
+    left = await asyncio.to_thread(lambda: {entry.name for entry in path.parent.iterdir()})
+    assert left == {path.name, f"{path.name}-generation"}
     assert not [task for task in asyncio.all_tasks() if "sqlite" in task.get_name()]
 
 
@@ -292,10 +292,14 @@ def test_a_writer_ends_quietly_when_its_event_loop_is_gone(path: Path, clock: Ma
 @contextmanager
 def writing(path: Path, clock: ManualClock) -> Iterator[Writer]:
     """Give a writer on a file of its own that nothing is in."""
-    with closing(connect(path)) as connection:
+    generation = Generation(path.with_name("generation"))
+    with closing(connect(path)) as connection, closing(generation):
         backlog = Backlog()
         writer = Writer(
-            connection, lambda: Transaction(connection, clock.now(), backlog), lambda _: None
+            connection,
+            lambda: Transaction(connection, clock.now(), backlog),
+            generation,
+            lambda _: None,
         )
         yield writer
         writer.stop()

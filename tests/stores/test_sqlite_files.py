@@ -93,7 +93,7 @@ async def test_a_path_means_the_file_of_that_name(
     for path in (name, tmp_path / name):
         async with SqliteStore.open(path, clock=clock) as store:
             await Driver(store, clock).insert(name=f"operations/{type(path).__name__}")
-    assert names_in(tmp_path) == [name]
+    assert names_in(tmp_path) == sorted([name, f"{name}-generation"])
     async with SqliteStore.open(tmp_path / name, clock=clock) as store:
         assert len(await Driver(store, clock).names()) == 2
 
@@ -107,7 +107,7 @@ async def test_a_store_keeps_its_file_when_the_process_changes_its_folder(
         monkeypatch.chdir("elsewhere")
         await Driver(store, clock).insert()
         assert len(await Driver(store, clock).names()) == 1
-    assert names_in(tmp_path) == ["elsewhere", "store.db"]
+    assert names_in(tmp_path) == ["elsewhere", "store.db", "store.db-generation"]
     assert names_in(tmp_path / "elsewhere") == []
 
 
@@ -304,7 +304,7 @@ def test_what_must_not_be_written_is_refused(
         (tmp_path / "folder").chmod(0o755)
         (tmp_path / "hidden").chmod(0o755)
     assert (tmp_path / "file.db").read_bytes() == before
-    assert names_in(tmp_path / "folder") == ["file.db"]
+    assert names_in(tmp_path / "folder") == ["file.db", "file.db-generation"]
     assert names_in(tmp_path / "hidden") == []
 
 

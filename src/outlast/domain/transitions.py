@@ -52,9 +52,7 @@ class Released:
 
 Outcome = Succeeded | Failed | Cancelled | Retry | Released
 
-CANCELLED = Status(
-    Code.CANCELLED, "the operation was cancelled", reason="OPERATION_CANCELLED"
-)
+CANCELLED = Status(Code.CANCELLED, "the operation was cancelled", reason="OPERATION_CANCELLED")
 DEADLINE_EXCEEDED = Status(
     Code.DEADLINE_EXCEEDED,
     "the operation did not end within its time limit",

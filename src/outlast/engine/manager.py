@@ -66,6 +66,7 @@ class OperationManager:
         self._hub = hub
         self._settings = settings
         self._identifiers = Identifiers()
+        self._blanks: dict[str, Operation] = {}
 
     async def start(self, start: StartRequest, patience: float | None = None) -> Operation:
         """Accept an operation: it is durable when this returns.
@@ -104,6 +105,10 @@ class OperationManager:
         except (QueueFullError, ExclusiveConflictError):
             return None
         return inserted.operation
+
+    def peek(self, name: str) -> Operation | None:
+        """Return an operation if it is at hand; None says nothing."""
+        return self._store.peek(name)
 
     async def get(self, name: str, patience: float | None = None) -> Operation:
         """Return an operation. Raises OperationNotFoundError."""
@@ -193,11 +198,9 @@ class OperationManager:
 
     def _new_operation(self, start: StartRequest) -> Operation:
         now = self._clock.now()
-        method = start.method
-        return Operation(
+        return self._blank(start.method).evolve(
             name=operation_name(start.parent, self._identifiers.new()),
             parent=start.parent,
-            method=method.name,
             create_time=now,
             update_time=now,
             ready_time=now,
@@ -206,13 +209,30 @@ class OperationManager:
             request_digest=start.digest,
             target=start.target,
             exclusive_key=start.exclusive_key,
-            max_attempts=method.retry.max_attempts,
-            timeout=method.timeout,
-            retention=method.retention,
-            metadata=Payload(method.metadata_type),
         )
 
+    def _blank(self, method: Method) -> Operation:
+        """Return what the operations of a method have in common."""
+        blank = self._blanks.get(method.name)
+        if blank is None:
+            blank = self._blanks[method.name] = Operation(
+                name="",
+                parent="",
+                method=method.name,
+                create_time=self._clock.now(),
+                update_time=self._clock.now(),
+                max_attempts=method.retry.max_attempts,
+                timeout=method.timeout,
+                retention=method.retention,
+                metadata=Payload(method.metadata_type),
+            )
+        return blank
+
     async def _patiently(self, call: Callable[[], Awaitable[T]], patience: float | None) -> T:
+        try:
+            return await call()
+        except StoreUnavailableError:
+            pass
         longest = self._settings.store_patience.total_seconds()
         bounded = longest if patience is None else min(patience, longest)
         return await absorb(self._clock, call, bounded)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 
-from outlast.domain.operation import Claim, Lease
+from outlast.domain.operation import Claim
 from outlast.engine.context import ExecutionContext
 from outlast.engine.methods import Method
 from outlast.ports import TimerHandle
@@ -27,6 +27,8 @@ class Running:
         self, claim: Claim, method: Method, context: ExecutionContext, lease_until: float
     ) -> None:
         self.claim = claim
+        self.lease = claim.lease
+        """The lease that every write for it carries."""
         self.method = method
         self.context = context
         self.lease_until = lease_until
@@ -40,11 +42,6 @@ class Running:
         """The handler did not stop when it had to; whatever it does no longer counts."""
         self.task: asyncio.Task[None] | None = None
         self.timers: list[TimerHandle] = []
-
-    @property
-    def lease(self) -> Lease:
-        """The lease that every write for it carries."""
-        return self.claim.lease
 
     @property
     def lease_lost(self) -> bool:

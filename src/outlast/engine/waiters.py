@@ -78,7 +78,7 @@ class WaiterHub:
         self._add(name, waiter)
         try:
             if first:
-                operation = await self._store.get(name)
+                operation = self._store.peek(name) or await self._store.get(name)
                 if operation.done:
                     return operation
             else:

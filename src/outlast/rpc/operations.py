@@ -35,8 +35,11 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):
     async def GetOperation(
         self, request: operations_pb2.GetOperationRequest, context: Any
     ) -> operations_pb2.Operation:
-        name = check_operation_name(request.name)
-        return self._codec.to_kept_proto(await self._manager.get(name, seconds_left(context)))
+        operation = self._manager.peek(request.name)
+        if operation is None:
+            name = check_operation_name(request.name)
+            operation = await self._manager.get(name, seconds_left(context))
+        return self._codec.to_kept_proto(operation)
 
     async def WaitOperation(
         self, request: operations_pb2.WaitOperationRequest, context: Any

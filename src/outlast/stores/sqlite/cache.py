@@ -13,6 +13,8 @@ class RecordCache:
     """The records used last. Whether one is still current is the reader's to ask."""
 
     def __init__(self) -> None:
+        self.generation = -1
+        """While the store's number is this one, all of them are current."""
         self._records: OrderedDict[str, Operation] = OrderedDict()
 
     def get(self, name: str) -> Operation | None:
@@ -33,3 +35,7 @@ class RecordCache:
         self._records[operation.name] = operation
         if len(self._records) > MAX_RECORDS:
             self._records.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget everything: somebody else has written."""
+        self._records.clear()

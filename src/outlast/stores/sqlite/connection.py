@@ -10,12 +10,16 @@ from stat import S_ISREG
 from typing import Self
 
 from outlast.domain.errors import OutlastError, StoreOpenError, StoreUnavailableError
+from outlast.stores.sqlite.generation import Generation
 
 APPLICATION_ID = 0x4F75744C
 """Marks a file as Outlast's (`PRAGMA application_id`)."""
 
 BUSY_TIMEOUT_SECONDS = 2.0
 """How long the writer waits for another process's transaction before it gives up."""
+
+GENERATION_SUFFIX = "-generation"
+"""Ends the name of the file beside the store, as SQLite's own end in -wal and -shm."""
 
 _MINIMUM_SQLITE = (3, 38, 0)
 _WAL_ATTEMPTS = 100
@@ -53,6 +57,8 @@ class StoreFile:
     reader: sqlite3.Connection
     point_reader: sqlite3.Connection
     """For reads where a wait is not allowed: hence without a busy timeout."""
+    generation: Generation
+    """Moves with every commit of a process that has the file open as a store."""
     data_version: int
     """What `data_version(writer)` was when the file was opened."""
 
@@ -75,16 +81,20 @@ class StoreFile:
                 reader = opened.enter_context(closing(connect(path)))
                 point_reader = opened.enter_context(closing(connect(path, busy_timeout_seconds=0)))
                 version = data_version(writer)
+                generation = Generation(path.with_name(path.name + GENERATION_SUFFIX))
                 opened.pop_all()
         except sqlite3.Error as error:
             raise StoreOpenError(f"cannot open {path}: {_explain(error)}") from error
-        return cls(secret, writer, reader, point_reader, version)
+        except OSError as error:
+            raise StoreOpenError(f"cannot open {error.filename}: {error.strerror}") from error
+        return cls(secret, writer, reader, point_reader, generation, version)
 
     def close(self) -> None:
         """Close the connections; the last one of all removes what the WAL mode needed."""
         self.point_reader.close()
         self.reader.close()
         self.writer.close()
+        self.generation.close()
 
 
 def data_version(connection: sqlite3.Connection) -> int:

@@ -17,7 +17,6 @@ from outlast.domain.operation import Attempt, Lease, Operation, Progress
 from outlast.domain.status import Payload
 from outlast.domain.transitions import Outcome
 from outlast.ports import (
-    Change,
     ChangeFeed,
     Changes,
     Claims,
@@ -46,7 +45,7 @@ from outlast.stores.sqlite.rows import (
     to_micros,
 )
 from outlast.stores.sqlite.transaction import Backlog, Transaction
-from outlast.stores.sqlite.writer import Writer
+from outlast.stores.sqlite.writer import Writer, Written
 
 T = TypeVar("T")
 
@@ -75,6 +74,7 @@ class SqliteStore(OperationStore):
         self._writer = Writer(
             file.writer,
             lambda: Transaction(file.writer, clock.now(), backlog),
+            file.generation,
             self._publish,
         )
         self._closed = False
@@ -108,6 +108,14 @@ class SqliteStore(OperationStore):
         self, operation: Operation, request: Payload, *, max_pending: int | None = None
     ) -> Inserted:
         return await self._writer.run(Insert(operation, request, max_pending))
+
+    def peek(self, name: str) -> Operation | None:
+        if self._closed or self._file.generation.read() != self._cache.generation:
+            return None
+        operation = self._cache.get(name)
+        if operation is None or not transitions.visible(operation, self._clock.now()):
+            return None
+        return operation
 
     async def get(self, name: str) -> Operation:
         operation = self._cache.get(name)
@@ -244,12 +252,16 @@ class SqliteStore(OperationStore):
 
         return await self._read(read)
 
-    def _publish(self, changes: Sequence[Change]) -> None:
+    def _publish(self, written: Written) -> None:
         """Keep what was just written, since it is what is asked for next, and tell of it."""
-        for change in changes:
+        if written.others_wrote:
+            self._cache.clear()
+        for change in written.changes:
             if change.record is not None:
                 self._cache.put(change.record)
-        self._feed.publish(changes)
+        self._cache.generation = written.generation
+        if written.changes:
+            self._feed.publish(written.changes)
 
     async def _point_read(self, sql: str, name: str) -> tuple[object, ...] | None:
         """Read one row on the loop, or in the reader thread if another process is in the way."""
@@ -290,6 +302,7 @@ class SqliteStore(OperationStore):
                 continue
             if newest != version:
                 version = newest
+                self._cache.clear()
                 self._feed.publish(None)
 
     def _close(self) -> None:

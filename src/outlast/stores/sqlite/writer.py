@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from outlast.domain.errors import OutlastError, StoreUnavailableError
 from outlast.ports import Change
 from outlast.stores.sqlite.connection import is_damage, translated_errors
+from outlast.stores.sqlite.generation import Generation
 from outlast.stores.sqlite.transaction import Command, Transaction
 
 T = TypeVar("T")
@@ -35,6 +36,17 @@ class _Job:
     error: BaseException | None = None
 
 
+@dataclass(slots=True)
+class Written:
+    """What a batch has committed."""
+
+    changes: list[Change]
+    generation: int
+    """The shared number, which nobody has moved since if it still is the same."""
+    others_wrote: bool = False
+    """Whether another process may have committed since this one did last."""
+
+
 class Writer:
     """Runs commands on a connection of its own, in a thread of its own."""
 
@@ -42,9 +54,12 @@ class Writer:
         self,
         connection: sqlite3.Connection,
         new_transaction: Callable[[], Transaction],
-        publish: Callable[[Sequence[Change]], None],
+        generation: Generation,
+        publish: Callable[["Written"], None],
     ) -> None:
         self._connection = connection
+        self._generation = generation
+        self._generation_known = generation.read()
         self._new_transaction = new_transaction
         self._publish = publish
         self._loop = asyncio.get_running_loop()
@@ -74,9 +89,10 @@ class Writer:
     def _run(self) -> None:
         while (job := self._queue.get()) is not None:
             jobs, stop = self._gather(job)
-            changes = self._commit(jobs)
+            written = Written([], self._generation_known)
+            self._commit(jobs, written)
             try:
-                self._loop.call_soon_threadsafe(self._deliver, jobs, changes)
+                self._loop.call_soon_threadsafe(self._deliver, jobs, written)
             except RuntimeError:  # the loop is closed: nobody is left to hear of it
                 return
             if stop:
@@ -95,42 +111,50 @@ class Writer:
             jobs.append(job)
         return jobs, False
 
-    def _commit(self, jobs: list[_Job]) -> Sequence[Change]:
+    def _commit(self, jobs: list[_Job], written: Written) -> None:
         """Run jobs in one transaction; if one spoils it, halve them until it is alone."""
         try:
-            return self._attempt(jobs)
+            self._attempt(jobs, written)
         except StoreUnavailableError as error:
             if len(jobs) == 1 or not is_damage(error.__cause__):
                 for job in jobs:
                     job.error = _copy(error)
-                return []
+                return
         except Exception as error:  # noqa: BLE001  # one bad command must not take others down
             if len(jobs) == 1:
                 jobs[0].error = error
-                return []
+                return
+        else:
+            return
         _log.info("a batch of %d writes failed; its halves are tried", len(jobs))
         middle = len(jobs) // 2
-        return [*self._commit(jobs[:middle]), *self._commit(jobs[middle:])]
+        self._commit(jobs[:middle], written)
+        self._commit(jobs[middle:], written)
 
-    def _attempt(self, jobs: list[_Job]) -> Sequence[Change]:
+    def _attempt(self, jobs: list[_Job], written: Written) -> None:
         connection = self._connection
         with translated_errors():
             if connection.in_transaction:  # the last one could not even be rolled back
                 connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
+            written.others_wrote |= self._generation.read() != self._generation_known
+            rows_before = connection.total_changes
             try:
                 transaction = self._new_transaction()
                 run_jobs(transaction, jobs)
                 transaction.flush()
+                if connection.total_changes != rows_before:
+                    self._generation.move()
+                written.generation = self._generation_known = self._generation.read()
                 connection.execute("COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
                 raise
-        return transaction.committed()
+        written.changes.extend(transaction.committed())
 
-    def _deliver(self, jobs: list[_Job], changes: Sequence[Change]) -> None:
+    def _deliver(self, jobs: list[_Job], written: Written) -> None:
         """Answer the callers, then tell of the changes. Runs on the event loop."""
         for job in jobs:
             if job.future.done():
@@ -139,8 +163,7 @@ class Writer:
                 job.future.set_exception(job.error)
             else:
                 job.future.set_result(job.result)
-        if changes:
-            self._publish(changes)
+        self._publish(written)
 
 
 def run_jobs(transaction: Transaction, jobs: Sequence[_Job]) -> None:
