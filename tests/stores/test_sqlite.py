@@ -18,6 +18,13 @@ class TestSqliteStore(StoreContract):
         async with SqliteStore.open(tmp_path / "operations.db", clock=clock) as store:
             yield store
 
+    @pytest.fixture
+    async def other(
+        self, store: OperationStore, clock: ManualClock, tmp_path: Path
+    ) -> AsyncIterator[OperationStore]:
+        async with SqliteStore.open(tmp_path / "operations.db", clock=clock) as other:
+            yield other
+
 
 class SqliteStoreMachine(StoreMachine):
     @asynccontextmanager

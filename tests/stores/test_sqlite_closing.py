@@ -21,6 +21,7 @@ from outlast.domain.transitions import Succeeded
 from outlast.stores.sqlite import SqliteStore
 from outlast.stores.sqlite.connection import connect
 from outlast.stores.sqlite.generation import Generation
+from outlast.stores.sqlite.recent import Recent
 from outlast.stores.sqlite.transaction import Backlog, Command, Transaction
 from outlast.stores.sqlite.writer import MAX_BATCH, Writer
 from outlast.testing.clock import ManualClock
@@ -294,10 +295,10 @@ def writing(path: Path, clock: ManualClock) -> Iterator[Writer]:
     """Give a writer on a file of its own that nothing is in."""
     generation = Generation(path.with_name("generation"))
     with closing(connect(path)) as connection, closing(generation):
-        backlog = Backlog()
+        backlog, recent = Backlog(), Recent()
         writer = Writer(
             connection,
-            lambda: Transaction(connection, clock.now(), backlog),
+            lambda: Transaction(connection, clock.now(), backlog, recent),
             generation,
             lambda _: None,
         )

@@ -308,3 +308,40 @@ async def test_a_clock_that_goes_back_undoes_nothing(
     assert await store.get(done.name) == done
     assert await driver.states(done.name, running.operation.name) == [State.SUCCEEDED] * 2
     assert {stats.method: stats.running for stats in await store.stats()} in ({}, {METHOD: 0})
+
+
+async def test_a_worker_that_wrote_last_still_sees_who_took_over(
+    stores: tuple[SqliteStore, SqliteStore], clock: ManualClock
+) -> None:
+    """What a store remembers of its own writes is worth nothing once another one wrote."""
+    first, second = stores
+    operation = await Driver(first, clock).insert(max_attempts=3)
+    old = await Driver(first, clock).claim_one()
+    await first.record_progress(old.lease, None, operation.metadata)
+    assert first.peek(operation.name) is not None
+    await clock.advance(LEASE.total_seconds() + 1)
+    new = await Driver(second, clock).claim_one("worker-2")
+    assert first.peek(operation.name) is None
+    with pytest.raises(LeaseLostError):
+        await first.record_progress(old.lease, None, operation.metadata)
+    with pytest.raises(LeaseLostError):
+        await first.finish(old.lease, Succeeded(RESPONSE))
+    assert await first.get(operation.name) == new.operation
+    done = await second.finish(new.lease, Succeeded(RESPONSE))
+    assert first.peek(operation.name) is None
+    assert await first.get(operation.name) == done
+    with pytest.raises(LeaseLostError):
+        await first.finish(old.lease, Succeeded(RESPONSE))
+
+
+async def test_a_renewed_lease_is_not_shortened_by_what_is_written_next(
+    path: Path, clock: ManualClock
+) -> None:
+    async with SqliteStore.open(path, clock=clock) as store:
+        driver = Driver(store, clock)
+        claim = await driver.start()
+        await store.record_progress(claim.lease, None, claim.operation.metadata)
+        await clock.advance(10)
+        await store.renew([claim.lease], LEASE)
+        await store.record_progress(claim.lease, None, claim.operation.metadata)
+        assert (await store.get(claim.operation.name)).ready_time == clock.now() + LEASE

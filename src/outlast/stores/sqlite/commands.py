@@ -187,6 +187,7 @@ class Renew(Command[Renewal]):
                 kept.add(lease)
                 if cancel_requested:
                     cancelled.add(lease)
+        transaction.outdate(lease.name for lease in kept)
         return Renewal(frozenset(self.leases) - kept, frozenset(cancelled))
 
 

@@ -38,6 +38,7 @@ from outlast.stores.sqlite.commands import (
     Update,
 )
 from outlast.stores.sqlite.connection import StoreFile, is_busy, translated_errors
+from outlast.stores.sqlite.recent import Recent
 from outlast.stores.sqlite.rows import (
     attempt_from_row,
     from_micros,
@@ -70,10 +71,10 @@ class SqliteStore(OperationStore):
         self._feed = _Feed()
         self._cache = RecordCache()
         self._reader_thread = ThreadPoolExecutor(1, thread_name_prefix="outlast-sqlite-reader")
-        backlog = Backlog()
+        backlog, recent = Backlog(), Recent()
         self._writer = Writer(
             file.writer,
-            lambda: Transaction(file.writer, clock.now(), backlog),
+            lambda: Transaction(file.writer, clock.now(), backlog, recent),
             file.generation,
             self._publish,
         )

@@ -2,7 +2,7 @@
 
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Generic, Self, TypeVar
@@ -12,6 +12,7 @@ from outlast.domain.operation import Operation, State
 from outlast.ports import Change
 from outlast.stores.sqlite import statements
 from outlast.stores.sqlite.connection import data_version
+from outlast.stores.sqlite.recent import Recent
 from outlast.stores.sqlite.rows import (
     Row,
     attempt_values,
@@ -58,11 +59,16 @@ class Backlog:
 class Transaction:
     """Records that were read, with their changes, which are written together."""
 
-    def __init__(self, connection: sqlite3.Connection, now: datetime, backlog: Backlog) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, now: datetime, backlog: Backlog, recent: Recent
+    ) -> None:
         self.connection = connection
         self.now = now
         self.changes: list[Change] = []
         self._backlog = backlog
+        self._recent = recent
+        self._recent_is_current = False
+        self._outdated: set[str] = set()
         self._pending_before: int | None = None
         self._pending_difference = 0
         self._stored: dict[str, Stored | None] = {}
@@ -73,11 +79,23 @@ class Transaction:
 
     def load(self, names: Collection[str]) -> None:
         """Read the named records that have not been read yet."""
-        missing = [name for name in dict.fromkeys(names) if name not in self._stored]
+        missing = [name for name in dict.fromkeys(names) if not self._take_recent(name)]
         for batch in statements.batches(missing):
             rows = self.connection.execute(statements.select_by_name(len(batch)), batch)
             for row in rows.fetchall():
                 self.add(Stored(row[0], operation_from_row(row[1:])))
+
+    def _take_recent(self, name: str) -> bool:
+        """Return whether a record is loaded, or is now because this process wrote it last."""
+        if name in self._stored:
+            return True
+        if not self._recent_is_current:
+            self._recent.current(data_version(self.connection))
+            self._recent_is_current = True
+        known = self._recent.get(name)
+        if known is not None:
+            self.add(Stored(*known))
+        return known is not None
 
     def add(self, stored: Stored) -> None:
         """Take in a record that was read or inserted by another statement."""
@@ -99,9 +117,20 @@ class Transaction:
             self._pending_before = self._backlog.count(self.connection, limit)
         return self._pending_before + self._pending_difference
 
+    def outdate(self, names: Iterable[str]) -> None:
+        """Have records read again the next time: a statement has changed their rows."""
+        self._outdated.update(names)
+
     def committed(self) -> Sequence[Change]:
         """Return what is to be told, now that the transaction is durable."""
         self._backlog.add(self._pending_difference)
+        for name, stored in self._stored.items():
+            if stored is not None and stored.operation.state is State.RUNNING:
+                self._recent.put(stored.id, stored.operation)
+            else:
+                self._recent.discard(name)
+        for name in self._outdated:
+            self._recent.discard(name)
         return self.changes
 
     def find(self, name: str) -> Stored | None:
