@@ -157,7 +157,7 @@ def test_a_retry_policy_that_leaves_nothing(options):
     [
         ({"store": "postgres://there"}, "there is no store for 'postgres://there'"),
         ({"listen": "192.0.2.1:0"}, "cannot listen on 192.0.2.1:0"),
-        ({"tls": outlast.TlsFiles(certificate=Path("/no/c"), key=Path("/no/k"))}, "/no/k"),
+        ({"tls": outlast.TlsFiles(certificate=Path("/no/c"), key=Path("/no/k"))}, "/no/c"),
     ],
 )
 async def test_a_server_that_cannot_be(config, said):

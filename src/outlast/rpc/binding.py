@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import logging
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -33,6 +34,8 @@ from outlast.rpc.context import OperationContext
 from outlast.rpc.errors import TYPE_PREFIX, OperationFailed, ServiceError, pack, status_of
 from outlast.rpc.long_running import Options, Start, bind, decorated, options_of
 from outlast.rpc.services import Service
+
+_log = logging.getLogger(__name__)
 
 MAX_REQUEST_ID_LENGTH = 128
 
@@ -66,7 +69,20 @@ def bind_service(service: Service, engine: Engine, codec: Codec) -> None:
                 raise ConfigurationError(f"{binding.method.name} is served twice")
             engine.register(binding.method)
             starts[method.name] = guarded(binding.start)
+        elif _looks_long_running(service.servicer, method):
+            _log.warning(
+                "%s.%s returns operations and is not decorated with long_running: "
+                "it is served as it is",
+                type(service.servicer).__name__,
+                method.name,
+            )
     bind(service.servicer, starts)
+
+
+def _looks_long_running(servicer: object, method: MethodDescriptor) -> bool:
+    """Whether a servicer has written a method that its proto says is long-running."""
+    info = _extension(method, operations_pb2.operation_info)
+    return bool(info.response_type) and method.name in vars(type(servicer))
 
 
 @dataclass(frozen=True, slots=True)

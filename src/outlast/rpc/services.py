@@ -71,6 +71,11 @@ def _register(servicer: object) -> Any:
         module = sys.modules.get(kind.__module__)
         add = getattr(module, f"add_{kind.__name__}_to_server", None)
         if add is not None:
+            if kind is type(servicer):
+                raise ConfigurationError(
+                    f"{kind.__name__} is what grpc_tools generated; "
+                    "extend it, and write its methods"
+                )
             capture = _Capture()
             add(servicer, capture)
             return capture.handler

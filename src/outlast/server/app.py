@@ -15,7 +15,8 @@ from grpc_reflection.v1alpha import reflection
 from outlast.domain.errors import ConfigurationError
 from outlast.engine.clock import SystemClock
 from outlast.ports import Clock
-from outlast.server.config import ServerConfig, TlsFiles
+from outlast.server.config import ServerConfig
+from outlast.server.listening import check_address, credentials
 from outlast.server.operations import Operations
 
 _log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Server:
             self._operations.add_to(self._grpc)
             self._add_health()
             self._add_reflection()
-            self.address = self._bind()
+            self.address = await self._bind()
             await self._grpc.start()
             stack.push_async_callback(self._grpc.stop, _CLOSE_SECONDS)
             stack.push_async_callback(self._drain)
@@ -133,17 +134,17 @@ class Server:
         for name in ("", *self._operations.service_names):
             await self._health.set(name, status)
 
-    def _bind(self) -> str:
+    async def _bind(self) -> str:
         listen, tls = self.config.listen, self.config.tls
+        await asyncio.to_thread(check_address, listen)
         try:
             if tls is None:
                 port = self._grpc.add_insecure_port(listen)
             else:
-                port = self._grpc.add_secure_port(listen, _credentials(tls))
+                secured = await asyncio.to_thread(credentials, tls)
+                port = self._grpc.add_secure_port(listen, secured)
         except RuntimeError as error:
-            raise ConfigurationError(
-                f"cannot listen on {listen}: the address is in use or is not this machine's"
-            ) from error
+            raise ConfigurationError(f"cannot listen on {listen}: {error}") from error
         if listen.startswith("unix:"):
             return listen
         return f"{listen.rpartition(':')[0]}:{port}"
@@ -153,6 +154,13 @@ class Server:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         engine = self._operations.engine
         engine.release_waiters()
+        if engine.executor.running:
+            _log.info(
+                "stopping: %d operations are running and have %s to end; "
+                "stop again to give them back at once",
+                engine.executor.running,
+                self.config.grace,
+            )
         timer = self._clock.call_later(self.config.grace.total_seconds(), self._grace_over.set)
         waits = [
             asyncio.create_task(engine.executor.drain(), name="outlast-drain"),
@@ -164,11 +172,3 @@ class Server:
             task.cancel()
         await asyncio.wait(waits)
         await engine.executor.stop()
-
-
-def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
-    try:
-        pair = tls.key.read_bytes(), tls.certificate.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}") from error
-    return grpc.ssl_server_credentials([pair])
