@@ -121,7 +121,7 @@ cover: $(STAMP) ## Run the tests and print what they do not reach
 	$(PY) -m coverage report
 
 .PHONY: demo
-demo: $(STAMP) ## Process photos with a server that is killed halfway; PHOTOS=folder for your own
+demo: $(STAMP) ## Process photos (yours: PHOTOS=folder) with a server that is killed; go on from data/demo
 	$(PY) -m outlast_imaging.demo $(if $(PHOTOS),"$(PHOTOS)")
 
 .PHONY: bench
@@ -129,6 +129,6 @@ bench: $(STAMP) ## Measure, and print the tables of the documentation
 	$(PY) -m benchmarks
 
 .PHONY: clean
-clean: ## Remove caches and builds; .venv stays
-	rm -rf build dist generated.tmp htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+clean: ## Remove caches, builds and what the demo keeps in data/demo; .venv stays
+	rm -rf data/demo build dist generated.tmp htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -58,7 +58,7 @@ def test_what_pip_is_asked_for_exists(commands, pyproject):
     asked_for = {
         extra
         for command in commands
-        for match in re.findall(r"pip install .*\[([a-z,]+)\]", command)
+        for match in re.findall(r"pip install .*'\.\[([a-z,]+)\]", command)
         for extra in match.split(",")
     }
     assert asked_for

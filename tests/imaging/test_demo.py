@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 import outlast_imaging
-from outlast_imaging.demo.display import live_display
+from outlast_imaging.demo.display import live_display, print_table
 
 SAMPLES = Path(outlast_imaging.__file__).parent / "samples"
 
@@ -70,6 +70,10 @@ def test_the_demo_processes_photos_and_does_not_do_so_again(folder):
     assert stamps(folder.parent / "the data" / "artifacts") == made
     uris = re.findall(r"file://(\S+)", second.stdout)
     assert len(uris) == 12
+    assert first.stdout.endswith("4 of 4 photos processed.\n")
+    assert "earlier run" not in first.stdout
+    assert "4 of 4 photos had been dealt with by an earlier run" in second.stdout
+    assert f"To start anew, remove {folder.parent / 'the data'}\n" in second.stdout
 
 
 def test_the_demo_says_which_photo_failed_and_why(folder):
@@ -80,6 +84,7 @@ def test_the_demo_says_which_photo_failed_and_why(folder):
     assert ended.returncode == 1
     assert ended.stdout.count("SUCCEEDED") == 4
     assert "broken.jpg failed: INVALID_ARGUMENT: the photograph is broken" in ended.stdout
+    assert ended.stdout.endswith("4 of 5 photos processed; these failed: broken.jpg\n")
 
 
 @pytest.mark.parametrize("name", ["empty", "missing"])
@@ -200,6 +205,17 @@ def test_a_terminal_shows_a_bar_for_each_operation():
     assert "━" in shown
     for text in ("a [photo].jpg", "another.jpg", "25%", "described", "[notice]"):
         assert text in shown
+
+
+def test_the_table_never_breaks_a_name_however_narrow_the_terminal_is():
+    name = "operations/5a3c1f0e-7d7c-4b8e-9d55-3f0d6c1b2a41"
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=40)
+
+    print_table(terminal, {"a rather long name of a [photo].jpg": running(name)})
+
+    assert f"a rather long name of a [photo].jpg {name} RUNNING" in " ".join(
+        terminal.file.getvalue().split()
+    )
 
 
 def test_elsewhere_a_line_tells_what_has_changed():

@@ -20,7 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m outlast_imaging.demo",
         description="Process photographs with a server that is killed halfway. "
-        "Run it again: what is done is not done again.",
+        "Run it again: what is done is not done again, until its data is removed.",
     )
     parser.add_argument(
         "photos",

@@ -1,6 +1,6 @@
 """Shows operations while they run, and when they are done."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -8,11 +8,14 @@ from google.longrunning import operations_pb2
 from outlastapi.imaging.v1 import imaging_pb2
 from outlastapi.v1.operation_metadata_pb2 import OperationMetadata
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 import outlast
+
+_ANY_WIDTH = 10_000
 
 
 class Display(Protocol):
@@ -33,7 +36,7 @@ def live_display(console: Console) -> Iterator[Display]:
         return
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        BarColumn(complete_style="cyan", finished_style="green"),  # 16 colours have these
         TaskProgressColumn(),
         TextColumn("{task.fields[state]}", markup=False),
     )
@@ -43,9 +46,9 @@ def live_display(console: Console) -> Iterator[Display]:
 
 def print_table(console: Console, operations: Mapping[str, operations_pb2.Operation]) -> None:
     """Print the finished operations by the names of their photographs."""
-    table = Table()
+    table = Table(box=None, pad_edge=False)
     for heading in ("Photo", "Operation", "State", "Attempts", "Derivatives"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, no_wrap=True)
     for photo, operation in operations.items():
         metadata = _metadata(operation)
         table.add_row(
@@ -55,7 +58,9 @@ def print_table(console: Console, operations: Mapping[str, operations_pb2.Operat
             str(metadata.operation.attempt),
             str(len(metadata.derivatives)),
         )
-    console.print(table)
+    # Where it is too wide, the terminal breaks its lines: a name can still be copied whole.
+    width = Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), table).maximum
+    Console(file=console.file, width=max(width, console.width), highlight=False).print(table)
 
 
 def print_derivatives(console: Console, operations: Iterable[operations_pb2.Operation]) -> None:
@@ -68,7 +73,20 @@ def print_derivatives(console: Console, operations: Iterable[operations_pb2.Oper
             console.print(f"{derivative.uri}  ({size})", markup=False, soft_wrap=True)
 
 
-def failure_of(operation: operations_pb2.Operation) -> str:
+def print_failures(
+    console: Console, operations: Mapping[str, operations_pb2.Operation]
+) -> Sequence[str]:
+    """Print which photographs failed and why, and in the end the sum of it; return which."""
+    failures = {photo: text for photo, each in operations.items() if (text := _failure(each))}
+    for photo, failure in failures.items():
+        console.print(f"{photo} failed: {failure}", markup=False, soft_wrap=True)
+    processed = f"{len(operations) - len(failures)} of {len(operations)} photos processed"
+    summary = f"{processed}; these failed: {', '.join(failures)}" if failures else f"{processed}."
+    console.print(summary, markup=False, soft_wrap=True)
+    return list(failures)
+
+
+def _failure(operation: operations_pb2.Operation) -> str:
     """Return why an operation failed; empty if it did not."""
     if not operation.HasField("error"):
         return ""
@@ -85,7 +103,7 @@ def _state(operation: operations_pb2.Operation) -> str:
     """Return in a few words what an operation is doing."""
     metadata = _metadata(operation).operation
     if operation.done:
-        return failure_of(operation) or "done"
+        return _failure(operation) or "done"
     if metadata.state == OperationMetadata.RUNNING:
         return metadata.progress.message or "begun"
     return "waiting"

@@ -13,9 +13,9 @@ from outlast_imaging.demo import DemoError
 from outlast_imaging.demo.client import CHANNEL_OPTIONS, ImagingClient
 from outlast_imaging.demo.display import (
     Display,
-    failure_of,
     live_display,
     print_derivatives,
+    print_failures,
     print_table,
 )
 from outlast_imaging.demo.server import ServerProcess
@@ -34,14 +34,15 @@ async def run(folder: Path, data: Path, console: Console, *, kill: bool) -> int:
     with live_display(console) as display:
         async with ServerProcess.open(data, folder, display.notice) as server:
             display.notice(f"Serving at {server.address}; operations and artifacts in {data}")
-            operations = await _process(server, folder, digests, display, kill=kill)
+            operations, found = await _process(server, folder, digests, display, kill=kill)
+            if found:
+                display.notice(
+                    f"{found} of {len(digests)} photos had been dealt with by an earlier run. "
+                    f"To start anew, remove {data}"
+                )
     print_table(console, operations)
     print_derivatives(console, operations.values())
-    failures = {photo: failure_of(each) for photo, each in operations.items()}
-    for photo, failure in failures.items():
-        if failure:
-            console.print(f"{photo} failed: {failure}", markup=False, soft_wrap=True)
-    return 1 if any(failures.values()) else 0
+    return 1 if print_failures(console, operations) else 0
 
 
 def _prepare(folder: Path, data: Path) -> Mapping[str, bytes]:
@@ -63,13 +64,19 @@ async def _process(
     display: Display,
     *,
     kill: bool,
-) -> Mapping[str, operations_pb2.Operation]:
-    """Process all photographs at once, whatever becomes of the server meanwhile."""
+) -> tuple[Mapping[str, operations_pb2.Operation], int]:
+    """Process all photographs at once, whatever becomes of the server meanwhile.
+
+    Returns the finished operations, and how many of them were finished before.
+    """
     done: dict[str, operations_pb2.Operation] = {}
+    found: list[str] = []
     failure: BaseException | None = None
 
     async def process(client: ImagingClient, photo: str) -> None:
         started = await client.start(folder / photo, digests[photo])
+        if started.done:
+            found.append(photo)
         done[photo] = await client.follow(started, lambda each: display.show(photo, each))
         if kill and not started.done and len(done) == len(digests) // 2:
             server.kill()
@@ -89,4 +96,4 @@ async def _process(
         raise DemoError(f"{failure.code().name}: {failure.details()}") from failure
     if failure is not None:
         raise failure
-    return {photo: done[photo] for photo in digests}
+    return {photo: done[photo] for photo in digests}, len(found)

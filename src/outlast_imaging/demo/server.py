@@ -93,6 +93,9 @@ class ServerProcess:
                 async for line in output:
                     if ready := _READY.match(line.decode()):
                         return ready["address"]
+                # It is ending by itself. To signal it now would take its exit status away
+                # from asyncio, which waits for it.
+                await self._process.wait()
         await self._stop()
         log = self._log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
         raise DemoError("\n".join([f"the server did not start ({self._ending})", *log]))
