@@ -1,4 +1,5 @@
 from datetime import timedelta
+from enum import Enum
 
 import pytest
 from hypothesis import given
@@ -7,6 +8,15 @@ from hypothesis import strategies as st
 from outlast.domain.errors import ConfigurationError
 from outlast.domain.status import Code
 from outlast.engine.retry import RetryPolicy
+
+
+class TheirCode(Enum):
+    """Codes as grpc has them."""
+
+    UNAVAILABLE = (14, "unavailable")
+    ABORTED = (10, "aborted")
+    OK = (0, "ok")
+    NONE = (99, "none")
 
 
 def seconds(policy, attempt, chance=0.5):
@@ -83,6 +93,45 @@ def test_the_default_retries_unavailable_only_and_five_attempts_in_all():
 def test_a_policy_that_makes_no_sense_is_refused(settings):
     with pytest.raises(ConfigurationError):
         RetryPolicy(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_attempts": "5"},
+        {"max_attempts": 2.5},
+        {"multiplier": "2"},
+        {"jitter": None},
+        {"initial_backoff": 10},
+        {"max_backoff": 60.0},
+        {"codes": Code.UNAVAILABLE},
+        {"codes": TheirCode.UNAVAILABLE},
+        {"codes": {Code.OK}},
+        {"codes": {TheirCode.OK}},
+        {"codes": {TheirCode.NONE}},
+        {"codes": {99}},
+        {"codes": "UNAVAILABLE"},
+        {"codes": None},
+    ],
+    ids=str,
+)
+def test_a_policy_says_which_of_its_settings_is_of_another_type(settings):
+    (name,) = settings
+    with pytest.raises(ConfigurationError, match=f"{name} must be "):
+        RetryPolicy(**settings)
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [
+        [Code.UNAVAILABLE, Code.ABORTED],
+        {TheirCode.UNAVAILABLE, TheirCode.ABORTED},
+        (14, TheirCode.ABORTED),
+    ],
+    ids=str,
+)
+def test_codes_may_be_given_as_others_have_them(codes):
+    assert RetryPolicy(codes=codes).codes == frozenset({Code.UNAVAILABLE, Code.ABORTED})
 
 
 def test_the_longest_wait_may_be_the_first():

@@ -29,6 +29,21 @@ def test_a_setting_that_is_not_positive_is_refused_by_name(name, number):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", ["10", None, 1.5, True, timedelta.max])
+def test_a_setting_of_another_type_or_beyond_the_calendar_is_refused_by_name(name, value):
+    with pytest.raises(ConfigurationError, match=rf"{name} must be "):
+        EngineSettings(**{name: value})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_time_is_no_number_and_a_number_no_time(name):
+    is_time = isinstance(getattr(EngineSettings(), name), timedelta)
+    expected = r"a datetime\.timedelta, not 30" if is_time else "a whole number, not datetime"
+    with pytest.raises(ConfigurationError, match=f"{name} must be {expected}"):
+        EngineSettings(**{name: 30 if is_time else timedelta(seconds=30)})
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_setting_may_be_small(name):
     assert getattr(EngineSettings(**{name: same_kind(name, 1)}), name) == same_kind(name, 1)
 
@@ -40,7 +55,11 @@ def test_a_setting_may_be_small(name):
         {"concurrency": -1},
         {"timeout": timedelta()},
         {"timeout": timedelta(seconds=-1)},
+        {"timeout": 10},
         {"retention": timedelta(seconds=-1)},
+        {"retention": timedelta()},
+        {"retention": 5},
+        {"retry": 3},
     ],
     ids=str,
 )

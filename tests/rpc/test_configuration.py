@@ -127,13 +127,42 @@ def test_a_handler_that_is_not_async():
     [
         ({"timeout": timedelta()}, "timeout must be more than 0"),
         ({"timeout": timedelta(seconds=-1)}, "timeout must be more than 0"),
-        ({"retention": timedelta(seconds=-1)}, "retention must not be negative"),
+        ({"timeout": 10}, r"timeout must be a datetime\.timedelta, not 10"),
+        ({"retention": timedelta(seconds=-1)}, "retention must be more than 0"),
+        ({"retention": timedelta()}, "retention must be more than 0"),
+        ({"retention": 5}, r"retention must be a datetime\.timedelta"),
         ({"concurrency": 0}, "concurrency must be at least 1"),
+        ({"concurrency": "1"}, "concurrency must be a whole number"),
+        ({"retry": 3}, "retry must be a RetryPolicy, not 3"),
+        ({"retry": 0}, "retry must be a RetryPolicy, not 0"),
+        ({"validate": "check"}, "validate must be a function"),
+        ({"validate": lambda: None}, "validate must take the request, or the servicer and"),
+        ({"validate": lambda _a, _b, _c: None}, "validate must take the request, or the"),
+        ({"exclusive": lambda: ""}, "exclusive must take the request"),
+        ({"target": lambda _a, _b: ""}, "target must take the request"),
     ],
 )
-def test_limits_that_leave_nothing(generated, options, said):
+def test_options_that_cannot_be(generated, options, said):
     with pytest.raises(outlast.ConfigurationError, match=rf"Servicer\.Run: {said}"):
         servicer_of(generated[1], "PlainService", **options)
+
+
+def test_the_decorator_without_parentheses():
+    with pytest.raises(outlast.ConfigurationError, match="with parentheses"):
+
+        class Servicer(ScriptService):
+            @outlast.long_running
+            async def RunScript(self, request, operation):
+                raise NotImplementedError
+
+
+def test_a_handler_that_takes_something_else():
+    with pytest.raises(outlast.ConfigurationError, match=r"RunScript must take self, the request"):
+
+        class Servicer(ScriptService):
+            @outlast.long_running()
+            async def RunScript(self, request):
+                raise NotImplementedError
 
 
 @pytest.mark.parametrize(
@@ -172,10 +201,29 @@ async def test_a_port_that_is_taken():
     assert "in use" in message
 
 
-@pytest.mark.parametrize("config", [{"listen": "here"}, {"grace": timedelta(seconds=-1)}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"listen": "here"},
+        {"listen": 50051},
+        {"store": Path("outlast.db")},
+        {"grace": timedelta(seconds=-1)},
+        {"grace": 5},
+        {"tls": "server.pem"},
+        {"engine": {"concurrency": 1}},
+        {"execute": "no"},
+    ],
+    ids=str,
+)
 def test_a_configuration_that_cannot_be(config):
-    with pytest.raises(outlast.ConfigurationError):
+    (name,) = config
+    with pytest.raises(outlast.ConfigurationError, match=f"{name} must "):
         outlast.ServerConfig(**config)
+
+
+def test_tls_files_are_paths():
+    with pytest.raises(outlast.ConfigurationError, match=r"key must be a pathlib\.Path"):
+        outlast.TlsFiles(certificate=Path("server.crt"), key="server.key")
 
 
 async def test_a_servicer_that_was_handed_to_nobody_says_so_when_it_is_called():

@@ -1,7 +1,7 @@
 """Payloads and statuses: what `google.protobuf.Any` and `google.rpc.Status` carry."""
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 
 class Code(IntEnum):
@@ -24,6 +24,15 @@ class Code(IntEnum):
     UNAVAILABLE = 14
     DATA_LOSS = 15
     UNAUTHENTICATED = 16
+
+    @classmethod
+    def of(cls, code: int | Enum) -> "Code":
+        """Return a code that came as a number, or as a member of `grpc.StatusCode`.
+
+        Raises ValueError if it is neither.
+        """
+        value = getattr(code, "value", code)  # grpc pairs the number with a name
+        return cls(value[0] if isinstance(value, tuple) else value)
 
 
 @dataclass(frozen=True, slots=True)

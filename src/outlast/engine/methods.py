@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from outlast.domain.errors import ConfigurationError
+from outlast.domain.checks import require, require_count, require_time
 from outlast.domain.status import Payload
 from outlast.engine.context import ExecutionContext
 from outlast.engine.retry import RetryPolicy
@@ -27,9 +27,20 @@ class Method:
     """How many of its operations this process runs at the same time; None for no own limit."""
 
     def __post_init__(self) -> None:
-        if self.concurrency is not None and self.concurrency < 1:
-            raise ConfigurationError(f"the concurrency of {self.name} must be at least 1")
-        if self.timeout is not None and self.timeout <= timedelta():
-            raise ConfigurationError(f"the timeout of {self.name} must be above 0")
-        if self.retention < timedelta():
-            raise ConfigurationError(f"the retention of {self.name} must not be negative")
+        check_limits(self.name, self.retry, self.timeout, self.retention, self.concurrency)
+
+
+def check_limits(
+    where: str,
+    retry: RetryPolicy,
+    timeout: timedelta | None,
+    retention: timedelta,
+    concurrency: int | None,
+) -> None:
+    """Raise ConfigurationError, which names the place, for rules that cannot be followed."""
+    require(f"{where}: retry", retry, RetryPolicy, "a RetryPolicy")
+    if timeout is not None:
+        require_time(f"{where}: timeout", timeout)
+    require_time(f"{where}: retention", retention)
+    if concurrency is not None:
+        require_count(f"{where}: concurrency", concurrency)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from datetime import timedelta
 
-from outlast.domain.errors import ConfigurationError
+from outlast.domain.checks import require_count, require_time
 
 _KIB = 1024
 _MIB = 1024 * _KIB
@@ -45,7 +45,5 @@ class EngineSettings:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            zero = timedelta() if isinstance(value, timedelta) else 0
-            if value <= zero:
-                raise ConfigurationError(f"{field.name} must be more than {zero}, not {value}")
+            check = require_time if isinstance(field.default, timedelta) else require_count
+            check(field.name, getattr(self, field.name))

@@ -32,7 +32,7 @@ from outlast.rpc.calls import guarded, seconds_left
 from outlast.rpc.codec import Codec
 from outlast.rpc.context import OperationContext
 from outlast.rpc.errors import TYPE_PREFIX, OperationFailed, ServiceError, pack, status_of
-from outlast.rpc.long_running import Options, Start, bind, decorated, options_of
+from outlast.rpc.long_running import Options, Start, bind, decorated, options_of, takes
 from outlast.rpc.services import Service
 
 _log = logging.getLogger(__name__)
@@ -131,7 +131,8 @@ class Binding:
         self._request_class = GetMessageClass(descriptor.input_type)
         self._response_class, self._metadata_class = _result_types(descriptor)
         self._conventions = _Conventions.of(descriptor.input_type)
-        self._validates_with_servicer = _takes_servicer(options)
+        validate = options.validate
+        self._validates_with_servicer = validate is not None and not takes(validate, 1)
         self.method = Method(
             name=f"{descriptor.containing_service.full_name}/{descriptor.name}",
             run=self._run,
@@ -251,16 +252,6 @@ class Binding:
         if not isinstance(response, self._response_class):
             raise AttemptFailedError(_WRONG_TYPE)
         return pack(response)
-
-
-def _takes_servicer(options: Options) -> bool:
-    """Whether `validate` is a function of the servicer and the request."""
-    if options.validate is None:
-        return False
-    parameters = inspect.signature(options.validate).parameters.values()
-    positional = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
-    required = [p for p in parameters if p.kind in positional and p.default is p.empty]
-    return len(required) > 1
 
 
 def _result_types(method: MethodDescriptor) -> tuple[type[Message], type[Message]]:

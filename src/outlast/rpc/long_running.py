@@ -5,12 +5,14 @@ import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 from google.longrunning import operations_pb2
 from google.protobuf.message import Message
 
+from outlast.domain.checks import require_function
 from outlast.domain.errors import ConfigurationError
+from outlast.engine.methods import check_limits
 from outlast.engine.retry import RetryPolicy
 from outlast.rpc.context import OperationContext
 
@@ -41,7 +43,7 @@ class Options:
 
 
 def long_running(
-    *,
+    *_misplaced: Never,
     retry: RetryPolicy | None = None,
     timeout: timedelta | None = None,  # of the operation, not of this call
     retention: timedelta = timedelta(days=30),
@@ -78,6 +80,8 @@ def long_running(
     operation `{parent}/operations/{id}`), `request_id` (makes the start idempotent,
     AIP-155) and `validate_only` (only checks, AIP-163).
     """
+    if _misplaced:
+        raise ConfigurationError("write @outlast.long_running(), with parentheses")
 
     def decorate(
         handler: Callable[[S, Req, OperationContext[M]], Awaitable[Resp]],
@@ -89,10 +93,9 @@ def long_running(
         async def start(self: S, request: Req, context: Any) -> operations_pb2.Operation:
             return await _start_of(self, handler.__name__)(request, context)
 
-        _check_limits(_where(handler), timeout, retention, concurrency)
         options = Options(
             handler=handler,
-            retry=retry or RetryPolicy(),
+            retry=RetryPolicy() if retry is None else retry,
             timeout=timeout,
             retention=retention,
             concurrency=concurrency,
@@ -100,6 +103,7 @@ def long_running(
             exclusive=exclusive,
             target=target,
         )
+        _check(options)
         setattr(start, _OPTIONS, options)
         return start
 
@@ -111,15 +115,35 @@ def _where(handler: Callable[..., Any]) -> str:
     return f"{handler.__module__}.{handler.__qualname__}"
 
 
-def _check_limits(
-    handler: str, timeout: timedelta | None, retention: timedelta, concurrency: int | None
-) -> None:
-    if timeout is not None and timeout <= timedelta():
-        raise ConfigurationError(f"{handler}: timeout must be more than 0, not {timeout}")
-    if retention < timedelta():
-        raise ConfigurationError(f"{handler}: retention must not be negative: {retention}")
-    if concurrency is not None and concurrency < 1:
-        raise ConfigurationError(f"{handler}: concurrency must be at least 1, not {concurrency}")
+def _check(options: Options) -> None:
+    """Raise ConfigurationError, which names the handler, for options that cannot be."""
+    where = _where(options.handler)
+    if not takes(options.handler, 3):
+        raise ConfigurationError(f"{where} must take self, the request and the OperationContext")
+    check_limits(where, options.retry, options.timeout, options.retention, options.concurrency)
+    for name in ("validate", "exclusive", "target"):
+        require_function(f"{where}: {name}", getattr(options, name))
+    if options.validate and not (takes(options.validate, 1) or takes(options.validate, 2)):
+        raise ConfigurationError(
+            f"{where}: validate must take the request, or the servicer and the request"
+        )
+    for name in ("exclusive", "target"):
+        function = getattr(options, name)
+        if function and not takes(function, 1):
+            raise ConfigurationError(f"{where}: {name} must take the request")
+
+
+def takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function can be called with so many arguments, as far as can be told."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # a builtin says nothing
+        return True
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
 
 
 def decorated(servicer: object) -> Sequence[str]:

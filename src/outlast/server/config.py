@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+from outlast.domain.checks import require, require_time
 from outlast.domain.errors import ConfigurationError
 from outlast.engine.settings import EngineSettings
 
@@ -14,6 +15,10 @@ class TlsFiles:
 
     certificate: Path
     key: Path
+
+    def __post_init__(self) -> None:
+        for name in ("certificate", "key"):
+            require(name, getattr(self, name), Path, "a pathlib.Path")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +41,11 @@ class ServerConfig:
     """Whether this process runs operations, or only serves the API."""
 
     def __post_init__(self) -> None:
-        if self.grace < timedelta():
-            raise ConfigurationError(f"grace must not be negative: {self.grace}")
+        require("store", self.store, str, "a str: the path to a file, or memory:")
+        require("listen", self.listen, str, "a str: host:port")
+        require("tls", self.tls, (TlsFiles, type(None)), "outlast.TlsFiles, or None")
+        require_time("grace", self.grace, may_be_zero=True)
+        require("engine", self.engine, EngineSettings, "outlast.EngineSettings")
+        require("execute", self.execute, bool, "True or False")
         if ":" not in self.listen:
             raise ConfigurationError(f"listen must be host:port, not {self.listen!r}")
