@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from typing import Any
 
 
 class Code(IntEnum):
@@ -31,7 +32,7 @@ class Code(IntEnum):
 
         Raises ValueError if it is neither.
         """
-        value = getattr(code, "value", code)  # grpc pairs the number with a name
+        value: Any = getattr(code, "value", code)  # grpc pairs the number with a name
         return cls(value[0] if isinstance(value, tuple) else value)
 
 

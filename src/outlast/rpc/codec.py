@@ -15,11 +15,14 @@ from outlastapi.v1 import operation_metadata_pb2
 from outlastapi.v1.operation_metadata_pb2 import OperationMetadata, OperationProgress
 
 from outlast.domain.operation import Operation, Progress, State
-from outlast.rpc.errors import TYPE_PREFIX, status_to_proto
+from outlast.rpc.errors import TYPE_PREFIX, sendable, status_to_proto
 
 # Clients poll: a record that did not change since it was encoded is not encoded again.
 _MAX_KEPT = 4096
 _MAX_KEPT_BYTES = 4096
+
+MAX_COUNT = 2**63 - 1
+"""The largest number that a progress can be of."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _METADATA_NAME = OperationMetadata.DESCRIPTOR.full_name
@@ -137,6 +140,25 @@ def metadata_field(descriptor: Any) -> FieldDescriptor | None:
 
 
 def _progress(progress: Progress) -> OperationProgress:
+    try:
+        return _progress_to_proto(progress)
+    except (TypeError, ValueError):  # a record of a time when reports were not checked
+        return _progress_to_proto(
+            Progress(
+                _count(progress.completed),
+                _count(progress.total),
+                sendable(progress.stage),
+                sendable(progress.message),
+                progress.estimated_end_time,
+            )
+        )
+
+
+def _count(number: float) -> int:
+    return int(min(max(number, 0), MAX_COUNT)) if number == number else 0  # noqa: PLR0124  # NaN
+
+
+def _progress_to_proto(progress: Progress) -> OperationProgress:
     return operation_metadata_pb2.OperationProgress(
         completed=progress.completed,
         total=progress.total,

@@ -15,8 +15,8 @@ from outlast.domain.errors import ConfigurationError
 from outlast.domain.operation import Progress
 from outlast.domain.status import Payload
 from outlast.engine.context import ExecutionContext
-from outlast.rpc.codec import metadata_field
-from outlast.rpc.errors import TYPE_PREFIX, pack
+from outlast.rpc.codec import MAX_COUNT, metadata_field
+from outlast.rpc.errors import TYPE_PREFIX, pack, require_text
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -70,12 +70,14 @@ class OperationContext(Generic[M]):
     ) -> None:
         """Report how far the work is, and keep `metadata` as it is now, durably.
 
-        `total` is 0 if unknown. Raises ValueError for negative numbers, and
-        PayloadTooLargeError if the metadata is too large.
+        `total` is 0 if unknown. Nothing is written, and TypeError or ValueError raised,
+        for numbers that are not whole, negative or larger than 64 bits, and for text
+        that UTF-8 cannot encode. Raises PayloadTooLargeError if the metadata is too large.
         """
-        if completed < 0 or total < 0:
-            msg = f"progress cannot be negative: {completed} of {total}"
-            raise ValueError(msg)
+        _require_count("completed", completed)
+        _require_count("total", total)
+        require_text("stage", stage)
+        require_text("message", message)
         progress = Progress(
             completed, total, stage, message, self._execution.estimate_end(completed, total)
         )
@@ -132,6 +134,15 @@ def own_metadata(metadata: Message) -> Payload:
     if field is not None:
         metadata.ClearField(field.name)
     return pack(metadata)
+
+
+def _require_count(name: str, value: object) -> None:
+    if not isinstance(value, int):
+        msg = f"{name} must be a whole number, not {value!r}"
+        raise TypeError(msg)
+    if not 0 <= value <= MAX_COUNT:
+        msg = f"{name} must be from 0 to 2**63 - 1, not {value}"
+        raise ValueError(msg)
 
 
 def _pack_result(key: str, result: Any) -> Payload:

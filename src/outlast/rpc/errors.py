@@ -45,12 +45,13 @@ class ServiceError(Exception):
 
     Raise it from `validate` and from ordinary RPCs. `reason` is UPPER_SNAKE_CASE and
     stable; `domain` names the service; `metadata` holds what is variable in the
-    message. `details` are further messages of google.rpc, each type once.
+    message. `details` are further messages of google.rpc, each type once. Raises
+    TypeError and ValueError for what cannot be sent.
     """
 
     def __init__(
         self,
-        code: Code,
+        code: Code | grpc.StatusCode,
         message: str,
         *,
         reason: str = "SERVICE_ERROR",
@@ -58,13 +59,17 @@ class ServiceError(Exception):
         metadata: Mapping[str, str] | None = None,
         details: Sequence[Message] = (),
     ) -> None:
-        if Code(code) is Code.OK:  # also if it came as a number
+        checked = Code.of(code)
+        if checked is Code.OK:
             msg = "an error cannot have code OK"
             raise ValueError(msg)
+        require_text("message", message)
+        for detail in details:
+            _require("details", detail, Message, "protobuf messages")
         super().__init__(message)
         info = error_details_pb2.ErrorInfo(reason=reason, domain=domain, metadata=metadata or {})
         self.status = Status(
-            Code(code), message, tuple(pack(detail) for detail in (info, *details)), reason
+            checked, message, tuple(pack(detail) for detail in (info, *details)), reason
         )
 
 
@@ -77,7 +82,7 @@ class OperationFailed(ServiceError):  # noqa: N818  # what happened, in the word
 
     def __init__(
         self,
-        code: Code,
+        code: Code | grpc.StatusCode,
         message: str,
         *,
         reason: str = "OPERATION_FAILED",
@@ -89,7 +94,30 @@ class OperationFailed(ServiceError):  # noqa: N818  # what happened, in the word
         super().__init__(
             code, message, reason=reason, domain=domain, metadata=metadata, details=details
         )
+        if retry_delay is not None:
+            _require("retry_delay", retry_delay, timedelta, "a datetime.timedelta")
         self.retry_delay = retry_delay
+
+
+def require_text(name: str, value: object) -> None:
+    """Raise TypeError or ValueError unless a value is text that can be sent."""
+    _require(name, value, str, "a str")
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        msg = f"{name} must be text that UTF-8 can encode, not {value!r}"
+        raise ValueError(msg) from None
+
+
+def _require(name: str, value: object, kind: type, expected: str) -> None:
+    if not isinstance(value, kind):
+        msg = f"{name} must be {expected}, not {value!r}"
+        raise TypeError(msg)
+
+
+def sendable(text: object) -> str:
+    """Return text that can be sent, in the place of something that perhaps cannot."""
+    return str(text).encode(errors="replace").decode()
 
 
 def pack(message: Message) -> Payload:
@@ -117,7 +145,11 @@ def status_to_proto(status: Status) -> status_pb2.Status:
     if not any(each.type_url == _ERROR_INFO for each in status.details):
         info = pack(error_details_pb2.ErrorInfo(reason=status.reason, domain=ERROR_DOMAIN))
         details.insert(0, AnyProto(type_url=info.type_url, value=info.value))
-    return status_pb2.Status(code=int(status.code), message=status.message, details=details)
+    code = int(status.code)
+    try:
+        return status_pb2.Status(code=code, message=status.message, details=details)
+    except (TypeError, ValueError):  # a record of a time when messages were not checked
+        return status_pb2.Status(code=code, message=sendable(status.message), details=details)
 
 
 async def abort(context: Any, error: BaseException) -> NoReturn:

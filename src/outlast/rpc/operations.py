@@ -1,5 +1,7 @@
 """The google.longrunning.Operations service."""
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 from google.longrunning import operations_pb2, operations_pb2_grpc
@@ -10,11 +12,14 @@ from outlast.domain.errors import InvalidArgumentError, UnsupportedError
 from outlast.domain.filter import compile_filter, conditions, operation_schema, parse
 from outlast.domain.listing import Conditions, ListQuery
 from outlast.domain.names import check_operation_name, parent_of_collection
+from outlast.domain.operation import Operation
 from outlast.engine.engine import Engine
 from outlast.rpc.calls import seconds_left
 from outlast.rpc.codec import Codec
 from outlast.rpc.metadata_schema import metadata_schema
 from outlast.rpc.page_tokens import PageTokens
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
@@ -79,14 +84,36 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):
             expression = parse(request.filter)
             types = (method.metadata_type for method in self._engine.methods.values())
             schema = operation_schema(metadata_schema(types, self._codec))
-            matches, pushed = compile_filter(expression, schema), conditions(expression)
+            matches = _tolerant(compile_filter(expression, schema))
+            pushed = conditions(expression)
         size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
         query = ListQuery(parent, size, after, pushed)
         page = await self._manager.list_page(query, matches, seconds_left(context))
         return operations_pb2.ListOperationsResponse(
-            operations=[self._codec.to_proto(each) for each in page.operations],
+            operations=filter(None, map(self._listed, page.operations)),
             next_page_token=self._tokens.seal(page.next, *bound) if page.next else "",
         )
+
+    def _listed(self, operation: Operation) -> operations_pb2.Operation | None:
+        """Return a snapshot; None for a record that cannot be shown: it must hide no other."""
+        try:
+            return self._codec.to_proto(operation)
+        except Exception:  # noqa: BLE001  # whatever is wrong with the record
+            _log.exception("operation %r cannot be listed", operation.name)
+            return None
+
+
+def _tolerant(matches: Callable[[Operation], bool]) -> Callable[[Operation], bool]:
+    """Return a filter that no record, whatever is wrong with it, makes fail."""
+
+    def match(operation: Operation) -> bool:
+        try:
+            return matches(operation)
+        except Exception:  # noqa: BLE001  # as above
+            _log.exception("operation %r cannot be filtered", operation.name)
+            return False
+
+    return match
 
 
 def _seconds(timeout: Duration) -> float:
