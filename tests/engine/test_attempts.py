@@ -100,6 +100,24 @@ async def test_a_handler_that_returns_no_payload_ends_its_attempt(world):
     assert operation.error == UNEXPECTED
 
 
+@pytest.mark.parametrize(
+    "error", [jam(), ValueError(), AttemptFailedError(Status(Code.ABORTED, 5))], ids=repr
+)
+async def test_a_failure_that_cannot_be_judged_ends_the_operation(world, handler, error):
+    class Broken(RetryPolicy):
+        def delay(self, attempt, chance):
+            raise KeyError(attempt)
+
+    handler.let_go.set()
+    handler.error = error
+    engine = await world.engine(world.method(handler, retry=Broken()))
+    operation = await world.get(await world.begin())
+    assert operation.error == UNEXPECTED
+    assert engine.executor.running == 0
+    handler.error = None
+    assert await world.state(await world.begin()) == "SUCCEEDED"
+
+
 async def test_a_response_over_the_limit_fails_the_operation(world, handler):
     handler.let_go.set()
     await world.engine(world.method(handler), max_response_bytes=7)

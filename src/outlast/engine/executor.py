@@ -5,6 +5,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 from outlast.domain.errors import LeaseLostError, StoreUnavailableError
@@ -53,6 +54,9 @@ class Executor:
         self._workload = Workload(methods, settings.concurrency)
         self._leases = LeaseKeeper(store, clock, self._workload, settings.lease)
         self._processes = ProcessPool()
+        self._threads = ThreadPoolExecutor(
+            settings.concurrency, thread_name_prefix="outlast-handler"
+        )
         self._wake = asyncio.Event()
         self._more = False
         """Whether a slot that becomes free may have something to run."""
@@ -111,6 +115,7 @@ class Executor:
         if last := [*writing, *self._abandoning]:
             await asyncio.wait(last)
         await self._processes.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._unsubscribe()
         self._loops = []
 
@@ -185,7 +190,9 @@ class Executor:
     def _launch(self, claim: Claim, asked_at: float) -> None:
         operation = claim.operation
         method = self._methods[operation.method]
-        context = ExecutionContext(claim, self._store, self._clock, self._settings, self._processes)
+        context = ExecutionContext(
+            claim, self._store, self._clock, self._settings, self._processes, self._threads
+        )
         lease_until = asked_at + self._settings.lease.total_seconds()
         running = Running(claim, method, context, lease_until)
         if (earlier := self._workload.named(operation.name)) is not None:
@@ -205,6 +212,9 @@ class Executor:
             except LeaseLostError:
                 self._count_refused(running)
                 outcome = None
+            except Exception:  # noqa: BLE001  # ours, or a retry policy's: it would run for ever
+                _log.exception("the attempt of operation %s ended badly", running.lease.name)
+                outcome = None if running.lease_lost else Failed(UNEXPECTED)
             running.settled = True
             if outcome is not None and not running.abandoned:
                 await self._write(running, outcome)
