@@ -125,10 +125,10 @@ def test_a_policy_says_which_of_its_settings_is_of_another_type(settings):
     "codes",
     [
         [Code.UNAVAILABLE, Code.ABORTED],
-        {TheirCode.UNAVAILABLE, TheirCode.ABORTED},
+        frozenset({TheirCode.UNAVAILABLE, TheirCode.ABORTED}),
         (14, TheirCode.ABORTED),
     ],
-    ids=str,
+    ids=["list", "set", "tuple"],
 )
 def test_codes_may_be_given_as_others_have_them(codes):
     assert RetryPolicy(codes=codes).codes == frozenset({Code.UNAVAILABLE, Code.ABORTED})
