@@ -9,6 +9,7 @@ import asyncio
 import faulthandler
 import operator
 import os
+import runpy
 import sys
 import time
 from datetime import timedelta
@@ -215,3 +216,26 @@ async def test_an_attempt_whose_process_died_is_made_again(world):
     name = await world.begin(max_attempts=1)
     operation = await engine.manager.wait(name, None)
     assert (operation.state, operation.dead_letter) == ("FAILED", True)
+
+
+FORKS = """
+import os, signal
+pipe = open(__file__ + ".pipe", "w")
+if os.fork():  # the child holds on to everything that is open here, the channel too
+    pipe.write("forked")
+    pipe.flush()
+signal.pause()
+"""
+
+
+async def test_a_cancel_kills_what_the_work_has_started_as_well(pool, tmp_path):
+    script, pipe = tmp_path / "forks.py", tmp_path / "forks.py.pipe"
+    script.write_text(FORKS)
+    os.mkfifo(pipe)
+    running = asyncio.create_task(pool.run(runpy.run_path, str(script)))
+    with await asyncio.to_thread(pipe.open) as writers:
+        assert await asyncio.to_thread(writers.read, 6) == "forked"
+        running.cancel()
+        async with asyncio.timeout(10):
+            await asyncio.wait([running])
+            assert await asyncio.to_thread(writers.read) == ""  # the end: no writer is left

@@ -7,6 +7,7 @@ from outlast.domain.errors import InvalidArgumentError
 MAX_NAME_LENGTH = 1024
 MAX_PARENT_LENGTH = 512
 
+_COLLECTION = "operations"
 _OPERATION = re.compile(r"(?:(?P<parent>[^/]+(?:/[^/]+)*)/)?operations/[^/]+")
 _PARENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]*(?:/[A-Za-z0-9][A-Za-z0-9._~-]*)*")
 
@@ -36,6 +37,8 @@ def check_parent(parent: str) -> str:
             "parent",
             "must be segments of letters, digits and . _ ~ - that are separated by single slashes",
         )
+    if parent == _COLLECTION or parent.endswith(f"/{_COLLECTION}"):
+        raise InvalidArgumentError("parent", "must not end in operations")
     return parent
 
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import contextvars
-import functools
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
 from datetime import datetime
 from typing import TypeVar
 
@@ -27,7 +27,9 @@ class ExecutionContext:
         store: OperationStore,
         clock: Clock,
         settings: EngineSettings,
+        *,
         processes: ProcessPool,
+        threads: Executor,
     ) -> None:
         self.operation: Operation = claim.operation
         self.cancel_requested = False
@@ -36,6 +38,7 @@ class ExecutionContext:
         self._clock = clock
         self._settings = settings
         self._processes = processes
+        self._threads = threads
         self._steps: dict[str, Payload] | None = None
         self._used_keys: set[str] = set()
 
@@ -85,8 +88,15 @@ class ExecutionContext:
 
     async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Run a function in a thread. It cannot be stopped; its result is dropped on cancel."""
-        call = functools.partial(contextvars.copy_context().run, function, *args)
-        return await asyncio.get_running_loop().run_in_executor(None, call)
+        context = contextvars.copy_context()
+
+        def call() -> T:
+            try:
+                return context.run(function, *args)
+            except StopIteration as error:  # a future that gets it is never done
+                raise RuntimeError("the function raised StopIteration") from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     async def run_in_process(self, function: Callable[..., T], *args: object) -> T:
         """Run a function in a process, which is killed when this attempt is cancelled."""

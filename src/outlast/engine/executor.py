@@ -191,7 +191,12 @@ class Executor:
         operation = claim.operation
         method = self._methods[operation.method]
         context = ExecutionContext(
-            claim, self._store, self._clock, self._settings, self._processes, self._threads
+            claim,
+            self._store,
+            self._clock,
+            self._settings,
+            processes=self._processes,
+            threads=self._threads,
         )
         lease_until = asked_at + self._settings.lease.total_seconds()
         running = Running(claim, method, context, lease_until)

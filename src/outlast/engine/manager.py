@@ -6,13 +6,14 @@ from typing import TypeVar
 
 from outlast.domain.errors import (
     ExclusiveConflictError,
+    InvalidArgumentError,
     OperationNotFoundError,
     PayloadTooLargeError,
     QueueFullError,
     StoreUnavailableError,
 )
 from outlast.domain.listing import Cursor, ListQuery
-from outlast.domain.names import operation_name
+from outlast.domain.names import MAX_NAME_LENGTH, operation_name
 from outlast.domain.operation import Attempt, Operation
 from outlast.domain.status import Payload
 from outlast.engine.identifiers import Identifiers
@@ -72,12 +73,14 @@ class OperationManager:
         """Accept an operation: it is durable when this returns.
 
         With the request_id of an earlier start, returns that operation as it is now.
-        Raises PayloadTooLargeError, RequestIdReusedError, ExclusiveConflictError and
+        Raises InvalidArgumentError, PayloadTooLargeError, RequestIdReusedError, ExclusiveConflictError and
         QueueFullError; then nothing was accepted.
         """
         limit = self._settings.max_request_bytes
         if len(start.request.value) > limit:
             raise PayloadTooLargeError("the request", len(start.request.value), limit)
+        if len(start.target) > MAX_NAME_LENGTH:
+            raise InvalidArgumentError("name", f"longer than {MAX_NAME_LENGTH} characters")
         operation = self._new_operation(start)
         inserted = await self._patiently(
             lambda: self._store.insert(
@@ -240,14 +243,21 @@ class OperationManager:
 
 _FRAME_BYTES = 1024
 """About what an operation takes on the wire besides its payloads."""
+_MAX_CHARACTER_BYTES = 4
 
 
 def approximate_size(operation: Operation) -> int:
     """Return about how many bytes an operation takes on the wire, rather too many."""
     size = _FRAME_BYTES + 2 * len(operation.name) + len(operation.metadata.value)
+    size += _MAX_CHARACTER_BYTES * len(operation.target)
+    if operation.progress is not None:
+        text = operation.progress.stage + operation.progress.message
+        size += _MAX_CHARACTER_BYTES * len(text)
     if operation.response is not None:
         size += len(operation.response.value)
     for status in (operation.error, operation.last_error):
         if status is not None:
-            size += 4 * len(status.message) + sum(len(detail.value) for detail in status.details)
+            size += _MAX_CHARACTER_BYTES * len(status.message) + sum(
+                len(detail.value) for detail in status.details
+            )
     return size

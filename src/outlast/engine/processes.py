@@ -3,9 +3,11 @@
 import asyncio
 import os
 import pickle
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -95,9 +97,9 @@ class _Worker:
         return await self._answers.readexactly(int.from_bytes(size))
 
     async def kill(self) -> None:
-        """End the process, whatever it does, and return when it is gone."""
-        if self.alive:
-            self._process.kill()
+        """End the process with all that it has started, and return when it is gone."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.communicate(b"")
 
 
@@ -111,5 +113,10 @@ async def _start() -> _Worker:
         f"from outlast.engine.worker import main; main({os.getpid()}, {script!r})"
     )
     return _Worker(
-        await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdin=PIPE, stdout=PIPE)
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", program),
+            stdin=PIPE,
+            stdout=PIPE,
+            start_new_session=True,  # a group of its own, to be killed as one
+        )
     )

@@ -42,7 +42,8 @@ class PageTokens:
         try:
             raw = urlsafe_b64decode(token.encode("ascii") + b"=" * (-len(token) % 4))
             start = len(_VERSION) + _NONCE_BYTES
-            if raw[: len(_VERSION)] != _VERSION or len(raw) < start:
+            as_issued = urlsafe_b64encode(raw).rstrip(b"=").decode() == token
+            if raw[: len(_VERSION)] != _VERSION or len(raw) < start or not as_issued:
                 raise InvalidPageTokenError
             nonce = raw[len(_VERSION) : start]
             text = self._cipher.decrypt(nonce, raw[start:], _digest(query))

@@ -93,8 +93,11 @@ class SqliteStore(OperationStore):
             store._closed = True
             watcher.cancel()
             store._writer.stop()
+            # In a thread of its own: the loop's may be taken by work that does not end.
             # Shielded, because a cancellation would call it off before it has begun.
-            closing = asyncio.get_running_loop().run_in_executor(None, store._close)
+            closer = ThreadPoolExecutor(1, thread_name_prefix="outlast-store-closer")
+            closing = asyncio.get_running_loop().run_in_executor(closer, store._close)
+            closer.shutdown(wait=False)
             await asyncio.shield(closing)
 
     @property
