@@ -34,8 +34,22 @@ async def test_an_unexpected_error_of_an_rpc_keeps_its_text_to_itself(serving, s
         refusal = await client.refused(client.run(parent="p/1"))
         assert refusal.code is grpc.StatusCode.INTERNAL
         assert refusal.info.reason == "UNEXPECTED_FAILURE"
+        assert refusal.message == "the request failed unexpectedly"
         assert b"secret" not in refusal.status.SerializeToString()
         assert (await client.finished()).HasField("response")
+
+
+@pytest.mark.parametrize("option", ["exclusive", "target"])
+@pytest.mark.parametrize("value", [None, 5, "a\ud800"], ids=repr)
+async def test_a_resource_that_is_no_text_is_refused_and_logged(
+    serving, scripted, caplog, option, value
+):
+    async with serving(scripted(**{option: lambda _: value})) as client:
+        refusal = await client.refused(client.run())
+        assert refusal.code is grpc.StatusCode.INTERNAL
+        assert f"RunScript: what {option} returns must be " in refusal.message
+        assert refusal.message in caplog.text
+        assert await client.names() == []
 
 
 @pytest.mark.assertion(55)
@@ -96,10 +110,11 @@ def away(store, times=10**9):
     originals = {name: getattr(store, name) for name in names}
     for name, original in originals.items():
         setattr(store, name, absent(original))
+    store.peek = lambda _: None
     try:
         yield
     finally:
-        for name in originals:
+        for name in (*originals, "peek"):
             delattr(store, name)
 
 

@@ -100,14 +100,20 @@ async def test_a_handler_that_never_stops_calling_itself_fails(serving, scripted
     ["text", b"bytes", 0, {}, empty_pb2.Empty(), script_pb2.RunScriptRequest(), object()],
     ids=lambda answer: type(answer).__name__,
 )
-async def test_a_handler_that_returns_another_type_fails_at_once(serving, scripted, answer):
+async def test_a_handler_that_returns_another_type_fails_at_once(serving, scripted, caplog, answer):
     async def work(*_):
         return answer
 
     async with serving(scripted(work, retry=QUICK)) as client:
         done = await client.finished()
         assert done.error.code == outlast.Code.INTERNAL
-        assert "response type" in done.error.message
+        assert done.error.message.endswith("response type, outlastapi.script.v1.RunScriptResponse")
+        returned = getattr(answer, "DESCRIPTOR", None)
+        returned = returned.full_name if returned else type(answer).__name__
+        assert (
+            f"ScriptService/RunScript returned {returned} for operation {done.name}" in caplog.text
+        )
+        assert "must return outlastapi.script.v1.RunScriptResponse" in caplog.text
         assert client.unpack(done.error.details[0]).reason == "WRONG_RESPONSE_TYPE"
         assert client.metadata(done).attempt == 1
         await check_alive(client)
@@ -194,6 +200,17 @@ async def test_a_step_that_is_taken_twice_fails_the_operation(serving, scripted)
         assert done.error.code == outlast.Code.INTERNAL
         assert client.unpack(done.error.details[0]).reason == "DUPLICATE_STEP"
         await check_alive(client)
+
+
+async def test_a_mistake_that_an_operation_ends_with_is_logged(serving, scripted, caplog):
+    async def work(_, operation):
+        await operation.step("a", object)
+
+    async with serving(scripted(work)) as client:
+        done = await client.finished()
+        assert client.unpack(done.error.details[0]).reason == "CONFIGURATION"
+        assert f"handler of operation {done.name} failed" in caplog.text
+        assert done.error.message in caplog.text
 
 
 async def test_progress_that_is_negative_fails_the_operation(serving, scripted):

@@ -31,7 +31,14 @@ from outlast.engine.outcome import AttemptFailedError
 from outlast.rpc.calls import guarded, seconds_left
 from outlast.rpc.codec import Codec
 from outlast.rpc.context import OperationContext
-from outlast.rpc.errors import TYPE_PREFIX, OperationFailed, ServiceError, pack, status_of
+from outlast.rpc.errors import (
+    TYPE_PREFIX,
+    OperationFailed,
+    ServiceError,
+    pack,
+    require_text,
+    status_of,
+)
 from outlast.rpc.long_running import Options, Start, bind, decorated, options_of, takes
 from outlast.rpc.services import Service
 
@@ -39,11 +46,6 @@ _log = logging.getLogger(__name__)
 
 MAX_REQUEST_ID_LENGTH = 128
 
-_WRONG_TYPE = Status(
-    Code.INTERNAL,
-    "the method did not return a message of its response type",
-    reason="WRONG_RESPONSE_TYPE",
-)
 _OPERATION = operations_pb2.Operation.DESCRIPTOR.full_name
 _EMPTY = empty_pb2.Empty.DESCRIPTOR.full_name  # imported so that reflection can resolve it
 
@@ -167,7 +169,7 @@ class Binding:
             parent,
             request_id,
             target=self._target(request),
-            exclusive_key=self._options.exclusive(request) if self._options.exclusive else "",
+            exclusive_key=self._option("exclusive", request),
         )
         operation = await self._engine.manager.start(start, seconds_left(context))
         return self._codec.to_proto(operation)
@@ -195,10 +197,22 @@ class Binding:
 
     def _target(self, request: Any) -> str:
         if self._options.target is not None:
-            return self._options.target(request)
+            return self._option("target", request)
         if self._conventions.name:
             return str(request.name)
         return str(request.parent) if self._conventions.parent else ""
+
+    def _option(self, name: str, request: Any) -> str:
+        """Return what the service says of a request; empty if it says nothing."""
+        function = getattr(self._options, name)
+        if function is None:
+            return ""
+        value: str = function(request)
+        try:
+            require_text(f"what {name} returns", value)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"{self.method.name}: {error}") from error
+        return value
 
     def _request_id(self, request: Any) -> str:
         """Return a request_id in the form in which equal ones are equal (AIP-202)."""
@@ -247,11 +261,29 @@ class Binding:
             raise AttemptFailedError(error.status, error.retry_delay) from error
         except LeaseLostError:
             raise
-        except (ServiceError, OutlastError) as error:
-            raise AttemptFailedError(status_of(error)) from error
-        if not isinstance(response, self._response_class):
-            raise AttemptFailedError(_WRONG_TYPE)
-        return pack(response)
+        except ServiceError as error:
+            raise AttemptFailedError(error.status) from error
+        except OutlastError as error:
+            status = status_of(error)
+            if status.code is Code.INTERNAL:
+                _log.exception("the handler of operation %s failed", execution.operation.name)
+            raise AttemptFailedError(status) from error
+        return pack(self._checked_response(response, execution.operation.name))
+
+    def _checked_response(self, response: object, operation: str) -> Message:
+        if isinstance(response, self._response_class):
+            return response
+        expected = self._response_class.DESCRIPTOR.full_name
+        given = response.DESCRIPTOR.full_name if isinstance(response, Message) else None
+        _log.error(
+            "%s returned %s for operation %s; it must return %s",
+            self.method.name,
+            given or type(response).__qualname__,
+            operation,
+            expected,
+        )
+        message = f"the method did not return a message of its response type, {expected}"
+        raise AttemptFailedError(Status(Code.INTERNAL, message, reason="WRONG_RESPONSE_TYPE"))
 
 
 def _result_types(method: MethodDescriptor) -> tuple[type[Message], type[Message]]:

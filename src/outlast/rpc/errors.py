@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -21,6 +22,8 @@ ERROR_DOMAIN = "outlastapi"
 """`ErrorInfo.domain` of everything that the framework itself says."""
 
 TYPE_PREFIX = "type.googleapis.com/"
+
+_UNEXPECTED_IN_RPC = replace(UNEXPECTED, message="the request failed unexpectedly")
 
 _CODES: Mapping[type[errors.OutlastError], Code] = {
     errors.InvalidArgumentError: Code.INVALID_ARGUMENT,
@@ -132,7 +135,7 @@ def status_of(error: BaseException) -> Status:
     if isinstance(error, ServiceError):
         return error.status
     if not isinstance(error, errors.OutlastError):
-        return UNEXPECTED
+        return _UNEXPECTED_IN_RPC
     code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), Code.INTERNAL)
     return Status(
         code, error.message, tuple(pack(detail) for detail in _details(error)), error.reason
@@ -155,7 +158,7 @@ def status_to_proto(status: Status) -> status_pb2.Status:
 async def abort(context: Any, error: BaseException) -> NoReturn:
     """End an RPC with an error and its details."""
     status = status_of(error)
-    if status is UNEXPECTED:
+    if status.code is Code.INTERNAL and not isinstance(error, ServiceError):
         _log.error("an RPC failed unexpectedly", exc_info=error)
     proto = status_to_proto(status)
     proto.message = _shortened(proto.message, _MAX_MESSAGE)
