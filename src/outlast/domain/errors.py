@@ -78,10 +78,12 @@ class ExclusiveConflictError(OutlastError):
 
     reason = "PARALLEL_OPERATION"
 
-    def __init__(self, key: str, holder: str) -> None:
+    def __init__(self, key: str, holder: str, *, deleted: bool = False) -> None:
+        work = f"is still working on {_shortened(key)!r}"
         super().__init__(
-            f"operation {holder!r} is still working on {_shortened(key)!r}; "
-            "wait until it is done, or cancel it",
+            f"operation {holder!r}, which was deleted, {work}; try again later"
+            if deleted
+            else f"operation {holder!r} {work}; wait until it is done, or cancel it",
             key=_shortened(key),
             operation=holder,
         )

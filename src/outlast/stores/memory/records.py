@@ -56,9 +56,9 @@ class Records:
         """Return the record that was inserted last with the request_id of another one."""
         return self._by_name.get(self._by_request.get(_request_key(operation), ""))
 
-    def holder(self, exclusive_key: str) -> str | None:
-        """Return the name of the operation that keeps others from starting."""
-        return self._holders.get(exclusive_key)
+    def holder(self, exclusive_key: str) -> Operation | None:
+        """Return the operation that keeps others from starting."""
+        return self._by_name.get(self._holders.get(exclusive_key, ""))
 
     def newest_first(
         self, parent: str, principal: str | None, after: Cursor | None

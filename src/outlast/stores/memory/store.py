@@ -72,7 +72,9 @@ class MemoryStore(OperationStore):
             return Inserted(existing, created=False)
         holder = self._records.holder(operation.exclusive_key)
         if holder is not None:
-            raise ExclusiveConflictError(operation.exclusive_key, holder)
+            raise ExclusiveConflictError(
+                operation.exclusive_key, holder.name, deleted=holder.deleted
+            )
         if max_pending is not None and self._records.pending >= max_pending:
             raise QueueFullError(max_pending)
         self._requests[operation.name] = request

@@ -1,5 +1,6 @@
 """The writes of the SQLite store."""
 
+import logging
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from outlast.ports import Claims, Inserted, Renewal
 from outlast.stores.sqlite import statements
 from outlast.stores.sqlite.connection import data_version
 from outlast.stores.sqlite.rows import (
+    Row,
     changing_values,
     fixed_values,
     from_micros,
@@ -28,6 +30,10 @@ from outlast.stores.sqlite.rows import (
     to_micros,
 )
 from outlast.stores.sqlite.transaction import Command, Stored, Transaction
+
+_PUT_OFF = timedelta(hours=1)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
@@ -63,10 +69,10 @@ class Insert(Command[Inserted]):
         _insert(transaction, [self])
         if transaction.find(self.operation.name) is None:
             key = self.operation.exclusive_key
-            (holder,) = transaction.connection.execute(
+            holder, deleted = transaction.connection.execute(
                 statements.EXCLUSIVE_HOLDER, [key]
             ).fetchone()
-            raise ExclusiveConflictError(key, holder)
+            raise ExclusiveConflictError(key, holder, deleted=bool(deleted))
         return Inserted(self.operation, created=True)
 
     def _same_request(self, transaction: Transaction) -> Operation | None:
@@ -226,23 +232,38 @@ class TakeReady(Command[Claims]):
         return transaction.connection.execute(sql, [*parameters, self.limit]).fetchall()
 
     def _take(self, transaction: Transaction, ids: Sequence[int]) -> list[Claim]:
-        requests: dict[int, tuple[Stored, Payload]] = {}
+        rows: dict[int, Row] = {}
         for batch in statements.batches(ids):
             sql = statements.select_claimed(len(batch))
             for row in transaction.connection.execute(sql, batch).fetchall():
-                stored = Stored(row[0], operation_from_row(row[3:]))
-                transaction.add(stored)
-                requests[stored.id] = stored, Payload(row[1], row[2])
-        if len(requests) < len(ids):
+                rows[row[0]] = row
+        if len(rows) < len(ids):
             raise sqlite3.DatabaseError("an index names operations that are not there")
         claims: list[Claim] = []
         for row_id in ids:
-            stored, request = requests[row_id]
-            after = transitions.claim(stored.operation, self.worker, transaction.now, self.lease)
-            transaction.replace(stored, after)
-            if after.state is State.RUNNING:
-                claims.append(Claim(after, request))
+            claim = self._claim(transaction, rows[row_id])
+            if claim is not None:
+                claims.append(claim)
         return claims
+
+    def _claim(self, transaction: Transaction, row: Row) -> Claim | None:
+        """Claim one operation; None if it has ended instead, or cannot be understood.
+
+        One that cannot must not keep the others from being run: it is put off.
+        """
+        row_id, type_url, value, *columns = row
+        try:
+            stored = Stored(row_id, operation_from_row(columns))
+            after = transitions.claim(stored.operation, self.worker, transaction.now, self.lease)
+            changing_values(after)  # it can be written
+        except (ArithmeticError, LookupError, TypeError, ValueError):
+            _log.exception("operation %s cannot be run; it is put off", columns[0])
+            until = to_micros(transaction.now + _PUT_OFF)
+            transaction.connection.execute(statements.PUT_OFF, [until, row_id])
+            return None
+        transaction.add(stored)
+        transaction.replace(stored, after)
+        return Claim(after, Payload(type_url, value)) if after.state is State.RUNNING else None
 
 
 @dataclass(eq=False, slots=True)

@@ -29,7 +29,7 @@ SELECT o.id, {SELECT_COLUMNS} FROM operations o
 WHERE o.request_id = ? AND o.request_id <> '' AND o.method = ? AND o.parent = ? AND o.principal = ?
 """
 EXCLUSIVE_HOLDER = """
-SELECT name FROM operations
+SELECT name, deleted FROM operations
 WHERE exclusive_key = ? AND exclusive_key <> '' AND ready_time IS NOT NULL
 """
 HIDE = "UPDATE operations SET request_id = ?, deleted = ? WHERE id = ?"
@@ -39,6 +39,7 @@ DELETE FROM operations WHERE id IN (
     SELECT id FROM operations WHERE expire_time <= ? ORDER BY expire_time LIMIT ?
 )
 """
+PUT_OFF = "UPDATE operations SET ready_time = ? WHERE id = ?"
 RECORD_STEP = "INSERT INTO steps VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 VERSION = "SELECT revision, ready_time FROM operations WHERE name = ?"
 POINT_READ = f"SELECT {SELECT_COLUMNS} FROM operations o WHERE o.name = ?"

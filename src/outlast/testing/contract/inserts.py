@@ -215,8 +215,10 @@ class ExclusiveContract(ContractFixtures):
         self, driver: Driver, store: OperationStore
     ) -> None:
         claim = await driver.start(exclusive_key="k")
+        with pytest.raises(ExclusiveConflictError, match="cancel it"):
+            await driver.try_insert(exclusive_key="k")
         await store.delete(claim.operation.name)
-        with pytest.raises(ExclusiveConflictError):
+        with pytest.raises(ExclusiveConflictError, match="which was deleted"):
             await driver.try_insert(exclusive_key="k")
         await store.finish(claim.lease, Succeeded(RESPONSE))
         await driver.insert(exclusive_key="k")
