@@ -165,10 +165,12 @@ async def test_a_request_that_is_only_checked_starts_nothing(serving, tmp_path):
         assert checked.name == ""
         assert checked.response.Is(script_pb2.RunScriptResponse.DESCRIPTOR)
         assert checked.metadata.Is(script_pb2.RunScriptMetadata.DESCRIPTOR)
+        max_attempts = client.metadata(checked).max_attempts
         assert await client.names("p/1") == []
         # Its request_id is as good as new.
         request.validate_only = False
-        await client.done(await client.script.RunScript(request))
+        done = await client.done(await client.script.RunScript(request))
+        assert client.metadata(done).max_attempts == max_attempts
         assert len(witness.read_text().splitlines()) == 1
 
 

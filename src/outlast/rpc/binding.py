@@ -244,6 +244,7 @@ class Binding:
                 update_time=now,
                 end_time=now,
                 state=State.SUCCEEDED,
+                max_attempts=self.method.retry.max_attempts,
                 metadata=Payload(self.method.metadata_type),
                 response=pack(self._response_class()),
             )
