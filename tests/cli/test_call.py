@@ -23,6 +23,14 @@ def test_the_last_part_of_the_name_of_a_service_is_enough(run, foreign):
     assert result.stdout == "{}\n"
 
 
+@pytest.mark.parametrize(
+    "target",
+    ["/foreign.v1.EchoService/Echo", "foreign.v1.EchoService.Echo", "EchoService.Echo"],
+)
+def test_other_ways_to_write_a_method_are_understood(run, foreign, target):
+    assert call(run, foreign, target).stdout == "{}\n"
+
+
 def test_a_name_that_several_services_have_is_refused_with_their_names(run, serve_foreign):
     with serve_foreign(
         reflection_names=("foreign.v1.EchoService", "other.v1.EchoService")
@@ -79,6 +87,7 @@ def test_bad_data_is_a_usage_error_in_one_line(run, foreign, data):
     assert result.exit_code == ExitCode.USAGE
     assert result.stderr.startswith("Error: --data: ")
     assert result.stderr.count("\n") == 1
+    assert "Errno" not in result.stderr
 
 
 def test_an_unknown_service_or_method_is_not_found_and_what_there_is_is_named(run, foreign):

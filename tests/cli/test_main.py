@@ -15,6 +15,12 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_an_error_names_the_variable_only_if_the_value_came_from_there(run, monkeypatch):
+    assert "(env var" not in run("serve", "--lease", "never").stderr
+    monkeypatch.setenv("OUTLAST_LEASE", "never")
+    assert "'--lease' (env var: 'OUTLAST_LEASE')" in run("serve").stderr
+
+
 def test_help_documents_every_exit_code(run):
     shown = run("--help").stdout
     for code in ExitCode:

@@ -2,8 +2,11 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 
 import pytest
 from google.protobuf import any_pb2
@@ -43,7 +46,7 @@ def test_list_follows_pages_up_to_the_limit_and_says_that_there_are_more(run, fo
         "operations/1",
         "operations/2",
     ]
-    assert "--all" in result.stderr
+    assert result.stderr == "There are more than 3: give a higher --limit, or --all.\n"
     assert foreign.called == ["ListOperations"] * 2
 
 
@@ -54,6 +57,13 @@ def test_list_all_follows_every_page(run, foreign):
     documents = [json.loads(line) for line in result.stdout.splitlines()]
     assert [document["name"] for document in documents] == [f"operations/{n}" for n in range(5)]
     assert result.stderr == ""
+
+
+def test_list_all_and_a_limit_are_not_both_taken(run, foreign):
+    result = run("operations", "list", "--all", "--limit", "3", server=foreign)
+    assert result.exit_code == ExitCode.USAGE
+    assert "--limit and --all" in result.stderr
+    assert foreign.called == []
 
 
 def test_list_passes_on_parent_filter_and_headers(run, foreign):
@@ -83,6 +93,30 @@ def test_get_prints_what_is_known_line_by_line(run, foreign, types):
     result = run("operations", "get", "operations/a", server=foreign)
     assert result.stdout.splitlines()[:2] == ["name: operations/a", "state: PENDING"]
     assert '"note": "deep inside"' in result.stdout
+
+
+def test_get_says_how_the_attempts_went(run, foreign, types):
+    metadata = types.metadata(
+        state=OperationMetadata.FAILED,
+        attempt=5,
+        max_attempts=5,
+        start_time={"seconds": 1_700_000_000},
+        end_time={"seconds": 1_700_000_060},
+        last_error={"code": code_pb2.ABORTED, "message": "lost a race"},
+        dead_letter=True,
+    )
+    error = status_pb2.Status(code=code_pb2.ABORTED, message="lost a race")
+    foreign.add("operations/a", done=True, metadata=metadata, error=error)
+    result = run("operations", "get", "operations/a", server=foreign)
+    assert result.stdout.splitlines()[:7] == [
+        "name: operations/a",
+        "state: FAILED",
+        "started: 2023-11-14 22:13:20Z",
+        "ended: 2023-11-14 22:14:20Z",
+        "attempt: 5 of 5",
+        "dead letter: yes",
+        "error: lost a race (ABORTED)",
+    ]
 
 
 def test_get_of_a_failed_operation_succeeds_and_shows_the_error(run, foreign):
@@ -138,6 +172,8 @@ def test_cancel_asks_and_delete_forgets(run, foreign):
     foreign.add("operations/a")
     assert run("operations", "cancel", "operations/a", server=foreign).exit_code == ExitCode.OK
     assert foreign.operations["operations/a"].error.code == code_pb2.CANCELLED
+    result = run("operations", "cancel", "operations/a", server=foreign)
+    assert result.stdout.startswith("Cancellation requested. See the outcome with: outlast ")
     assert run("operations", "delete", "operations/a", server=foreign).exit_code == ExitCode.OK
     assert foreign.operations == {}
     result = run("operations", "delete", "operations/a", server=foreign)
@@ -184,7 +220,36 @@ def test_a_server_that_gives_no_answer_in_time_is_a_timeout(run, foreign):
     foreign.failure = (status_pb2.Status(code=code_pb2.DEADLINE_EXCEEDED, message="too slow"),)
     result = run("operations", "get", "operations/a", server=foreign)
     assert result.exit_code == ExitCode.TIMEOUT
-    assert "too slow (DEADLINE_EXCEEDED)" in result.stderr
+    assert f"from {foreign.address}: too slow (DEADLINE_EXCEEDED)" in result.stderr
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that takes connections and never says a word."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("call", "EchoService/Echo"),
+        ("operations", "list"),
+        ("operations", "get", "operations/a"),
+        ("operations", "wait", "operations/a"),
+        ("operations", "cancel", "operations/a"),
+        ("operations", "delete", "operations/a"),
+    ],
+    ids=" ".join,
+)
+def test_a_silent_server_is_given_up_after_the_timeout(run, silent, arguments):
+    started = time.monotonic()
+    result = run(*arguments, "--timeout", "100ms", "--address", silent)
+    assert time.monotonic() - started < 5  # without --timeout it is 10 s at least
+    assert result.exit_code == ExitCode.TIMEOUT
+    assert silent in result.stderr
 
 
 def test_control_characters_from_a_server_do_not_reach_the_terminal(run, foreign, types):

@@ -238,6 +238,10 @@ def test_a_debugging_person_is_shown_where_a_service_broke():
         (*GREETER, "--grace", "never"),
         (*GREETER, "--grace", "soon"),
         (*GREETER, "--lease", "never"),
+        (*GREETER, "--lease", "0s"),
+        (*GREETER, "--store", ""),
+        (*GREETER, "--store", "memory"),
+        ("--service", "./greeting_service.py:Greeter"),
     ],
     ids=" ".join,
 )
@@ -257,10 +261,20 @@ def test_listening_beyond_the_machine_needs_tls_or_a_promise(run):
     assert promised.exit_code == ExitCode.CANNOT_SERVE  # it got as far as the service
 
 
-def test_a_lease_of_no_time_is_refused(run):
-    result = run("serve", *GREETER, *ANYWHERE, "--store", "memory:", "--lease", "0s")
-    assert result.exit_code == ExitCode.CANNOT_SERVE
-    assert "lease must be more than" in result.stderr
+def test_what_is_easily_confused_is_refused_with_what_is_meant(run):
+    stored = run("serve", *GREETER, "--store", "memory")
+    assert "memory: has a colon" in stored.stderr
+    served = run("serve", "--service", "./a/greeting_service.py:Greeter")
+    assert "a.greeting_service:Greeter" in served.stderr
+
+
+def test_a_file_without_certificates_is_not_taken_for_a_server_that_is_away(run, tmp_path):
+    garbage = tmp_path / "ca.pem"
+    garbage.write_text("no certificate", encoding="utf-8")
+    result = run("operations", "list", "--ca-cert", str(garbage))
+    assert result.exit_code == ExitCode.USAGE
+    assert f"--ca-cert: {garbage} holds no certificates in PEM" in result.stderr
+    assert "no server" not in result.stderr
 
 
 def test_a_port_that_is_taken_is_explained(run):

@@ -52,10 +52,11 @@ class Terminal:
 
 
 @contextmanager
-def on_terminal(*arguments: str) -> Iterator[Terminal]:
+def on_terminal(*arguments: str, width: int = 110) -> Iterator[Terminal]:
     master, slave = pty.openpty()
-    termios.tcsetwinsize(slave, (24, 110))
+    termios.tcsetwinsize(slave, (24, width))
     environment = {**os.environ, "TERM": "xterm-256color"}
+    environment.pop("COLUMNS", None)  # the terminal has a width of its own
     command = [sys.executable, "-m", "outlast", *arguments]
     process = subprocess.Popen(
         command, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
@@ -138,5 +139,70 @@ def test_the_table_shows_names_whole_and_takes_nothing_in_them_for_markup(foreig
     foreign.add(name)
     with on_terminal("operations", "list", "--address", foreign.address) as terminal:
         shown = terminal.read_to_end()
-    column = "".join(line.split(" ")[0] for line in shown.split("\r\n")[1:])
-    assert column == name
+    assert shown.split("\r\n")[1].split() == [name, "UNFINISHED"]
+
+
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (200, ["NAME", "STATE", "PROGRESS", "METHOD", "CREATED"]),
+        (100, ["NAME", "STATE", "PROGRESS", "METHOD"]),
+        (78, ["NAME", "STATE", "PROGRESS"]),
+        (60, ["NAME", "STATE"]),
+        (20, ["NAME", "STATE"]),
+    ],
+)
+def test_a_narrow_terminal_does_without_columns_and_breaks_no_name(foreign, types, width, columns):
+    name = "operations/5a3c1f0e-7d7c-4b8e-9d55-3f0d6c1b2a41"
+    metadata = types.metadata(
+        state=OperationMetadata.RUNNING,
+        verb="a.Service/Method",
+        progress={"message": "a message that goes on for long"},
+        create_time={"seconds": 1_700_000_000},
+    )
+    foreign.add(name, metadata=metadata)
+    arguments = ("operations", "list", "--address", foreign.address)
+    with on_terminal(*arguments, width=width) as terminal:
+        lines = terminal.read_to_end().split("\r\n")
+    assert lines[0].split() == columns
+    assert lines[1].startswith(f"{name}  RUNNING")
+    assert len(lines[1]) <= max(width, len(f"{name}  RUNNING"))
+    assert "PROGRESS" not in columns or "  a message that goes" in lines[1]
+    assert lines[2:] == [""]
+
+
+def test_an_empty_list_says_so_on_a_terminal(foreign):
+    with on_terminal("operations", "list", "--address", foreign.address) as terminal:
+        assert terminal.read_to_end() == "No operations.\r\n"
+
+
+def waiting_for_a_retry(types) -> operations_pb2.Operation:
+    metadata = types.metadata(
+        state=OperationMetadata.PENDING,
+        attempt=1,
+        max_attempts=5,
+        last_error={"code": 14, "message": "out of paper"},
+        next_attempt_time={"seconds": 1_700_000_000},
+    )
+    return operations_pb2.Operation(name=NAME, metadata=metadata)
+
+
+def test_get_shows_json_on_lines_of_its_own(foreign, types):
+    foreign.put(waiting_for_a_retry(types))
+    with on_terminal("operations", "get", NAME, "--address", foreign.address) as terminal:
+        shown = terminal.read_to_end()
+    assert "attempt: 1 of 5\r\nlast error: out of paper (UNAVAILABLE)\r\n" in shown
+    assert 'metadata: {\r\n  "@type": "type.googleapis.com/foreign.v1.EchoMetadata",\r\n' in shown
+
+
+def test_wait_says_above_the_bar_why_there_is_another_attempt(foreign, types):
+    foreign.put(waiting_for_a_retry(types))
+    arguments = ("operations", "wait", NAME, "--address", foreign.address)
+    with on_terminal(*arguments, width=200) as terminal:
+        terminal.read_until(
+            "attempt 1 of 5 failed: out of paper (UNAVAILABLE); "
+            "the next one is due at 2023-11-14 22:13:20Z"
+        )
+        foreign.succeed(NAME, "hello")
+        assert terminal.read_to_end().count("out of paper") == 1
+    assert terminal.process.returncode == ExitCode.OK

@@ -35,6 +35,23 @@ def test_wait_prints_each_change_on_stderr_and_the_result_on_stdout(run, foreign
     ]
 
 
+def test_wait_says_why_there_is_another_attempt(run, foreign, types):
+    metadata = types.metadata(
+        state=OperationMetadata.PENDING,
+        attempt=1,
+        max_attempts=5,
+        last_error={"code": code_pb2.UNAVAILABLE, "message": "out of paper"},
+        next_attempt_time={"seconds": 1_700_000_000},
+    )
+    foreign.add(NAME, metadata=metadata)
+    foreign.on_wait = lambda _: foreign.succeed(NAME, "hello")
+    result = run("operations", "wait", NAME, server=foreign)
+    assert result.stderr.splitlines()[0] == (
+        "operations/a: PENDING (attempt 1 of 5 failed: out of paper (UNAVAILABLE); "
+        "the next one is due at 2023-11-14 22:13:20Z)"
+    )
+
+
 def test_wait_uses_wait_operation_and_does_not_poll(run, foreign):
     foreign.add(NAME)
     foreign.on_wait = lambda _: foreign.succeed(NAME, "hello")

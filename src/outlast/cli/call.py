@@ -30,14 +30,15 @@ Example:
     type=duration,
     default=NEVER,
     show_default=True,
-    help="Give up on the call after so long, and then on the waiting.",
+    help="Give up on the call after so long, and then on the waiting. A server that goes away "
+    "while it is waited for is given up after a minute anyway.",
 )
 @connection_options
 def call(connection: Connection, method: str, data: str, wait: bool, timeout: float) -> None:
     """Call a method and print what it returns, as proto JSON.
 
-    SERVICE is the full name of a service or, if only one has it, its last part. A
-    stream of responses is printed as one JSON document on each line.
+    SERVICE is the full name of a service or, if only one has it, its last part; a dot
+    may stand for the slash. A stream of responses is printed as one JSON document on each line.
     """
     # gRPC takes a tenth of a second to import, which --help and completion do without.
     from outlast.cli.invocation import invoke  # noqa: PLC0415

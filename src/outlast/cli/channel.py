@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
+from cryptography.x509 import load_pem_x509_certificates
 from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
@@ -29,13 +31,27 @@ def open_channel(connection: Connection) -> Iterator[grpc.Channel]:
     """Open a channel; it connects when it is first used."""
     options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
     if connection.tls:
-        roots = connection.ca_cert.read_bytes() if connection.ca_cert else None
+        roots = _authorities(connection.ca_cert) if connection.ca_cert else None
         credentials = grpc.ssl_channel_credentials(roots)
         channel = grpc.secure_channel(connection.address, credentials, options)
     else:
         channel = grpc.insecure_channel(connection.address, options)
     with channel:
         yield channel
+
+
+def _authorities(file: Path) -> bytes:
+    """Return the certificates in a file; gRPC would take a broken one for a server away."""
+    try:
+        content = file.read_bytes()
+        load_pem_x509_certificates(content)
+    except OSError as error:
+        raise Failure(ExitCode.USAGE, f"--ca-cert: cannot read {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise Failure(
+            ExitCode.USAGE, f"--ca-cert: {file} holds no certificates in PEM", str(error)
+        ) from error
+    return content
 
 
 @contextmanager
@@ -56,7 +72,8 @@ def _failure(error: grpc.RpcError, connection: Connection) -> Failure:
     if status.code == Code.NOT_FOUND:
         return Failure(ExitCode.NOT_FOUND, text.line, *text.details, advice)
     if status.code == Code.DEADLINE_EXCEEDED:
-        return TransientFailure(ExitCode.TIMEOUT, text.line, *text.details, advice)
+        line = f"no answer in time from {connection.address}: {text.line}"
+        return TransientFailure(ExitCode.TIMEOUT, line, *text.details, advice)
     if status.code == Code.UNAVAILABLE:
         return TransientFailure(ExitCode.RPC_ERROR, text.line, *text.details, advice)
     return Failure(ExitCode.RPC_ERROR, text.line, *text.details, advice)

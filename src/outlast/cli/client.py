@@ -25,21 +25,27 @@ _WAIT_MARGIN_SECONDS = 2.0
 
 
 @contextmanager
-def connect(connection: Connection) -> Iterator["OperationsClient"]:
-    """Open a client; it connects when it is first used."""
+def connect(connection: Connection, within: float) -> Iterator["OperationsClient"]:
+    """Open a client that waits so many seconds for an answer; it connects when first used."""
     with open_channel(connection) as channel:
-        yield OperationsClient(channel, connection, ServerTypes(channel, connection).pool)
+        types = ServerTypes(channel, connection, within).pool
+        yield OperationsClient(channel, connection, types, within)
 
 
 class OperationsClient:
     """Calls the five standard methods; each raises Failure if it does not succeed."""
 
     def __init__(
-        self, channel: grpc.Channel, connection: Connection, types: DescriptorPool
+        self,
+        channel: grpc.Channel,
+        connection: Connection,
+        types: DescriptorPool,
+        within: float = RPC_TIMEOUT_SECONDS,
     ) -> None:
         self._stub = OperationsStub(channel)
         self._connection = connection
         self._types = types
+        self._timeout = min(within, RPC_TIMEOUT_SECONDS)
         self._can_wait = True
 
     def get(self, name: str, within: float = math.inf) -> Snapshot:
@@ -47,7 +53,7 @@ class OperationsClient:
         request = operations_pb2.GetOperationRequest(name=name)
         with rpc_errors_reported(self._connection):
             operation = self._stub.GetOperation(
-                request, timeout=min(within, RPC_TIMEOUT_SECONDS), metadata=self._headers(name)
+                request, timeout=min(within, self._timeout), metadata=self._headers(name)
             )
         return snapshot_of(operation, self._types)
 
@@ -84,7 +90,7 @@ class OperationsClient:
         while True:
             with rpc_errors_reported(self._connection):
                 page = self._stub.ListOperations(
-                    request, timeout=RPC_TIMEOUT_SECONDS, metadata=self._headers(parent)
+                    request, timeout=self._timeout, metadata=self._headers(parent)
                 )
             for operation in page.operations:
                 yield snapshot_of(operation, self._types)
@@ -101,17 +107,13 @@ class OperationsClient:
         """Ask the server to cancel an operation."""
         request = operations_pb2.CancelOperationRequest(name=name)
         with rpc_errors_reported(self._connection):
-            self._stub.CancelOperation(
-                request, timeout=RPC_TIMEOUT_SECONDS, metadata=self._headers(name)
-            )
+            self._stub.CancelOperation(request, timeout=self._timeout, metadata=self._headers(name))
 
     def delete(self, name: str) -> None:
         """Ask the server to forget an operation."""
         request = operations_pb2.DeleteOperationRequest(name=name)
         with rpc_errors_reported(self._connection):
-            self._stub.DeleteOperation(
-                request, timeout=RPC_TIMEOUT_SECONDS, metadata=self._headers(name)
-            )
+            self._stub.DeleteOperation(request, timeout=self._timeout, metadata=self._headers(name))
 
     def _headers(self, name: str) -> tuple[tuple[str, str], ...]:
         """Return the headers; servers behind a router find the right one by the name (AIP-4222)."""

@@ -2,6 +2,7 @@
 
 from collections import deque
 from datetime import UTC, datetime
+from typing import Literal
 
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -14,6 +15,8 @@ from outlast.cli.snapshot import UNFINISHED, Progress, Snapshot
 from outlast.cli.status import describe
 from outlast.domain.operation import State
 from outlast.domain.status import Code
+
+_TimeField = Literal["create_time", "start_time", "end_time", "next_attempt_time"]
 
 _MAX_SEARCHED = 100
 """How many messages inside the metadata are looked at for the state of an operation."""
@@ -29,7 +32,14 @@ def snapshot_of(operation: Operation, types: DescriptorPool) -> Snapshot:
         state=_state(operation, metadata),
         verb=metadata.verb,
         progress=_progress(metadata.progress) if metadata.HasField("progress") else None,
-        create_time=_time(metadata.create_time) if metadata.HasField("create_time") else None,
+        create_time=_time(metadata, "create_time"),
+        start_time=_time(metadata, "start_time"),
+        end_time=_time(metadata, "end_time"),
+        attempt=metadata.attempt,
+        max_attempts=metadata.max_attempts,
+        next_attempt_time=_time(metadata, "next_attempt_time"),
+        last_error=describe(metadata.last_error) if metadata.HasField("last_error") else None,
+        dead_letter=metadata.dead_letter,
         error=describe(operation.error) if operation.HasField("error") else None,
     )
 
@@ -81,7 +91,10 @@ def _progress(progress: OperationProgress) -> Progress:
     )
 
 
-def _time(timestamp: Timestamp) -> datetime | None:
+def _time(metadata: OperationMetadata, field: _TimeField) -> datetime | None:
+    if not metadata.HasField(field):
+        return None
+    timestamp: Timestamp = getattr(metadata, field)
     try:
         return timestamp.ToDatetime(UTC)
     except (ValueError, OverflowError):  # not a time that there is

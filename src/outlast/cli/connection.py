@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from outlast.cli.parameters import header
+from outlast.cli.parameters import EnvironmentOption, header
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
@@ -29,24 +29,24 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--address",
         default=DEFAULT_ADDRESS,
+        cls=EnvironmentOption,
         envvar="OUTLAST_ADDRESS",
         show_default=True,
-        show_envvar=True,
         metavar="HOST:PORT",
         help="The server.",
     )
     @click.option(
         "--tls",
         is_flag=True,
+        cls=EnvironmentOption,
         envvar="OUTLAST_TLS",
-        show_envvar=True,
         help="Talk to it by TLS.",
     )
     @click.option(
         "--ca-cert",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        cls=EnvironmentOption,
         envvar="OUTLAST_CA_CERT",
-        show_envvar=True,
         help="A PEM file with the authorities to trust, in place of the system's. Implies --tls.",
     )
     @click.option(

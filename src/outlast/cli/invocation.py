@@ -33,7 +33,7 @@ def invoke(
 ) -> None:
     """Call `SERVICE/METHOD` and print what it returns, or what becomes of its operation."""
     with open_channel(connection) as channel:
-        types = ServerTypes(channel, connection)
+        types = ServerTypes(channel, connection, timeout)
         with rpc_errors_reported(connection):
             method = _find_method(types, target, connection)
             requests = _requests(method, data, types.pool)
@@ -63,7 +63,8 @@ def invoke(
 
 
 def _find_method(types: ServerTypes, target: str, connection: Connection) -> MethodDescriptor:
-    service_name, separator, method_name = target.rpartition("/")
+    target = target.removeprefix("/")
+    service_name, separator, method_name = target.rpartition("/" if "/" in target else ".")
     if not separator:
         raise Failure(ExitCode.USAGE, f"{target!r} is not of the form SERVICE/METHOD")
     try:
@@ -118,7 +119,11 @@ def _requests(method: MethodDescriptor, data: str, pool: DescriptorPool) -> list
         if not method.client_streaming:
             documents = documents or [{}]
         requests = [_parsed(document, request_class(), pool) for document in documents]
-    except (OSError, ValueError, TypeError, RecursionError, json_format.Error) as error:
+    except OSError as error:
+        raise Failure(
+            ExitCode.USAGE, f"--data: cannot read {error.filename}: {error.strerror}"
+        ) from None
+    except (ValueError, TypeError, RecursionError, json_format.Error) as error:
         raise Failure(ExitCode.USAGE, f"--data: {error}") from None
     if len(requests) > 1 and not method.client_streaming:
         raise Failure(ExitCode.USAGE, f"--data: {method.full_name} takes one request only")

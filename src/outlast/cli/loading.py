@@ -23,6 +23,12 @@ def load_service(reference: str, environment: Mapping[str, str]) -> object:
             ExitCode.USAGE,
             f"service {reference!r} is not of the form module:Class, such as shop.orders:OrderService",
         )
+    if module_name.endswith(".py"):
+        module_name = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise Failure(
+            ExitCode.USAGE,
+            f"service {reference!r} names a file: give its module, {module_name}:{class_name}",
+        )
     service_class = _load_class(reference, module_name, class_name)
     try:
         if hasattr(service_class, "from_environment"):

@@ -42,7 +42,7 @@ class _Command(click.Group):
 )
 @click.version_option(__version__, message="outlast %(version)s")
 def main() -> None:
-    """Operations that outlast the request, the process and the machine.
+    """Durable google.longrunning operations: they outlast the request and the process.
 
     Serve long-running operations, call any gRPC service through server reflection,
     and look after the operations of any google.longrunning server.

@@ -8,7 +8,7 @@ import click
 
 from outlast.cli.connection import Connection, connection_options
 from outlast.cli.outcome import see_through
-from outlast.cli.parameters import NEVER, duration
+from outlast.cli.parameters import NEVER, duration, positive_duration
 from outlast.cli.render import print_json, print_operation, print_operations
 from outlast.cli.snapshot import Snapshot
 from outlast.cli.text import printable
@@ -18,14 +18,21 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = 50
 
+_timeout = click.option(
+    "--timeout",
+    type=positive_duration,
+    default="30s",
+    show_default=True,
+    help="How long to wait for each answer of the server, 30 s at most.",
+)
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
-def _connect(connection: Connection) -> "AbstractContextManager[OperationsClient]":
+def _connect(connection: Connection, timeout: float) -> "AbstractContextManager[OperationsClient]":
     # gRPC takes a tenth of a second to import, which --help and completion do without.
     from outlast.cli.client import connect  # noqa: PLC0415
 
-    return connect(connection)
+    return connect(connection, timeout)
 
 
 @click.group()
@@ -45,12 +52,11 @@ def operations() -> None:
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
-    default=DEFAULT_LIMIT,
-    show_default=True,
-    help="How many to print at most.",
+    help=f"How many to print at most.  [default: {DEFAULT_LIMIT}]",
 )
 @click.option("--all", "everything", is_flag=True, help="Print all, however many there are.")
 @_as_json
+@_timeout
 @connection_options
 def list_operations(
     *,
@@ -58,19 +64,22 @@ def list_operations(
     parent: str,
     filter_: str,
     page_size: int | None,
-    limit: int,
+    limit: int | None,
     everything: bool,
     as_json: bool,
+    timeout: float,
 ) -> None:
     """List the operations under PARENT, or those that have no parent.
 
-    On a terminal as a table; otherwise a line for each operation with its name,
+    There is no list across parents. On a terminal as a table; otherwise a line for each operation with its name,
     state, progress, method and time of creation, separated by tabs. With --json a
     line of JSON for each operation.
     """
-    with _connect(connection) as client:
+    if everything and limit is not None:
+        raise click.UsageError("--limit and --all contradict each other: give one of them.")
+    with _connect(connection, timeout) as client:
         found = client.list(parent, filter_, page_size or 0)
-        shown = found if everything else _up_to(limit, found)
+        shown = found if everything else _up_to(limit or DEFAULT_LIMIT, found)
         if as_json:
             for snapshot in shown:
                 print_json(snapshot.document)
@@ -81,7 +90,7 @@ def list_operations(
 def _up_to(limit: int, snapshots: Iterable[Snapshot]) -> Iterator[Snapshot]:
     for count, snapshot in enumerate(snapshots):
         if count == limit:
-            click.echo(f"There are more than {limit}: give --limit or --all.", err=True)
+            click.echo(f"There are more than {limit}: give a higher --limit, or --all.", err=True)
             return
         yield snapshot
 
@@ -89,10 +98,11 @@ def _up_to(limit: int, snapshots: Iterable[Snapshot]) -> Iterator[Snapshot]:
 @operations.command("get")
 @click.argument("name")
 @_as_json
+@_timeout
 @connection_options
-def get_operation(connection: Connection, name: str, as_json: bool) -> None:
+def get_operation(connection: Connection, name: str, as_json: bool, timeout: float) -> None:
     """Show the operation NAME as it is now."""
-    with _connect(connection) as client:
+    with _connect(connection, timeout) as client:
         snapshot = client.get(name)
     if as_json:
         print_json(snapshot.document)
@@ -112,35 +122,38 @@ def wait_operation(connection: Connection, name: str, timeout: float, as_json: b
 
     How far it is goes to stderr: a bar on a terminal, otherwise a line for each
     change. With --json only the finished operation is printed. Ctrl-C ends the
-    waiting, not the operation.
+    waiting, not the operation. A server that goes away is given up after a minute,
+    whatever the --timeout.
     """
-    with _connect(connection) as client:
+    with _connect(connection, timeout) as client:
         see_through(client, name, timeout=timeout, as_json=as_json)
 
 
 @operations.command("cancel")
 @click.argument("name")
+@_timeout
 @connection_options
-def cancel_operation(connection: Connection, name: str) -> None:
+def cancel_operation(connection: Connection, name: str, timeout: float) -> None:
     """Ask for the operation NAME to be cancelled.
 
     It may take a while until the work has stopped, and it may still succeed.
     """
-    with _connect(connection) as client:
+    with _connect(connection, timeout) as client:
         client.cancel(name)
     click.echo(
-        f"Asked for: see what becomes of it with 'outlast operations wait {printable(name)}'."
+        f"Cancellation requested. See the outcome with: outlast operations wait {printable(name)}"
     )
 
 
 @operations.command("delete")
 @click.argument("name")
+@_timeout
 @connection_options
-def delete_operation(connection: Connection, name: str) -> None:
+def delete_operation(connection: Connection, name: str, timeout: float) -> None:
     """Have the server forget the operation NAME and its result.
 
     The work, if it is not done, is not cancelled.
     """
-    with _connect(connection) as client:
+    with _connect(connection, timeout) as client:
         client.delete(name)
     click.echo(f"Deleted {printable(name)}.")

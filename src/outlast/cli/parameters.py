@@ -2,14 +2,30 @@
 
 import math
 import re
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 NEVER = "never"
 
 _UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]+)?)(?P<unit>ms|s|m|h|)")
 _HEADER_NAME = re.compile(r"[a-z0-9._-]+")
+
+
+class EnvironmentOption(click.Option):
+    """An option with a variable, which an error names only if the value came from there."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings | {"show_envvar": True})
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """Return how an error calls the option."""
+        source = ctx.get_parameter_source(self.name) if ctx and self.name else None
+        if source is ParameterSource.ENVIRONMENT:
+            return super().get_error_hint(ctx)
+        return " / ".join(f"'{name}'" for name in self.opts)
 
 
 def duration(text: str) -> float:
@@ -27,6 +43,14 @@ def finite_duration(text: str) -> float:
     if text == NEVER:
         raise click.BadParameter("must have an end.")
     return duration(text)
+
+
+def positive_duration(text: str) -> float:
+    """Return the seconds of a duration that is neither never nor nothing."""
+    seconds = finite_duration(text)
+    if not seconds:
+        raise click.BadParameter("must be more than 0.")
+    return seconds
 
 
 def header(text: str) -> tuple[str, str]:

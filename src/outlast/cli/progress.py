@@ -29,7 +29,7 @@ def progress_reporter(*, quiet: bool = False) -> Iterator[Reporter]:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.fields[state]}", markup=False),
-        BarColumn(),
+        BarColumn(complete_style="cyan", finished_style="green"),  # 16 colours have these
         TaskProgressColumn(),
         TextColumn("{task.fields[text]}", markup=False),
         TimeElapsedColumn(),
@@ -47,6 +47,8 @@ class _Lines:
 
     def show(self, snapshot: Snapshot) -> None:
         line = printable(f"{snapshot.name}: {snapshot.state} {snapshot.progress or ''}")
+        if snapshot.retry:
+            line = printable(f"{line} ({snapshot.retry})")
         if line != self._last and not self._quiet:
             click.echo(line, err=True)
         self._last = line
@@ -61,8 +63,12 @@ class _Bar:
     def __init__(self, bar: rich.progress.Progress) -> None:
         self._bar = bar
         self._task = bar.add_task("", total=None, state="", text="")
+        self._retry = ""
 
     def show(self, snapshot: Snapshot) -> None:
+        if snapshot.retry and snapshot.retry != self._retry:
+            self._retry = snapshot.retry
+            self.notice(self._retry)
         progress = snapshot.progress or Progress()
         total, completed = progress.total or None, progress.completed
         if snapshot.done and snapshot.error is None:
@@ -76,4 +82,4 @@ class _Bar:
         )
 
     def notice(self, text: str) -> None:
-        self._bar.console.print(printable(text), markup=False)
+        self._bar.console.print(printable(text), markup=False, highlight=False)

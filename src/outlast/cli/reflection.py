@@ -32,10 +32,13 @@ class NoReflectionError(Exception):
 class ServerTypes:
     """The types of a server, and those that this program knows itself.
 
-    `pool` fetches what it is asked for. Without reflection it has our own types only.
+    `pool` fetches what it is asked for. Without reflection it has our own types only. No
+    question takes longer than `within` seconds, nor than RPC_TIMEOUT_SECONDS.
     """
 
-    def __init__(self, channel: grpc.Channel, connection: Connection) -> None:
+    def __init__(
+        self, channel: grpc.Channel, connection: Connection, within: float = RPC_TIMEOUT_SECONDS
+    ) -> None:
         self._methods = [
             channel.stream_stream(
                 path,
@@ -45,6 +48,7 @@ class ServerTypes:
             for path in _METHODS
         ]
         self._headers = connection.headers
+        self._timeout = min(within, RPC_TIMEOUT_SECONDS)
         self._files = DescriptorDatabase()
         self._known: set[str] = set()
         self._missing: set[str] = set()
@@ -133,9 +137,7 @@ class ServerTypes:
     def _ask(self, request: ServerReflectionRequest) -> ServerReflectionResponse:
         """Send one request, by the first version of the protocol that the server has."""
         while self._methods:
-            call = self._methods[0](
-                iter([request]), timeout=RPC_TIMEOUT_SECONDS, metadata=self._headers
-            )
+            call = self._methods[0](iter([request]), timeout=self._timeout, metadata=self._headers)
             try:
                 response: ServerReflectionResponse | None = next(call, None)
             except grpc.RpcError:

@@ -1,17 +1,24 @@
 """How operations look on a terminal, in plain lines and as JSON."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from outlast.cli.snapshot import Json, Snapshot
-from outlast.cli.text import json_text, printable
+from outlast.cli.text import json_text, printable, shown_time
 
+_HEADINGS = ("NAME", "STATE", "PROGRESS", "METHOD", "CREATED")
+_KEPT = 2
+"""How many of these are shown however narrow the terminal is."""
+
+_GAP = 2
+_PROGRESS_WIDTH = 20
 _STYLES = {"SUCCEEDED": "green", "FAILED": "red", "CANCELLED": "yellow", "RUNNING": "cyan"}
 
 
@@ -28,27 +35,45 @@ def print_result(document: Json) -> None:
 def print_operations(snapshots: Iterable[Snapshot]) -> None:
     """Print operations: as a table on a terminal, otherwise a line for each with tabs."""
     if sys.stdout.isatty():
-        _print_table(snapshots)
+        _print_table(list(snapshots))
         return
     for snapshot in snapshots:
         click.echo("\t".join(_cells(snapshot)))
 
 
 def print_operation(snapshot: Snapshot) -> None:
-    """Print all that is known of one operation, a line for each fact."""
+    """Print all that is known of one operation, a line for each fact.
+
+    On a terminal the JSON in it takes more lines.
+    """
     for label, text in _facts(snapshot):
         click.echo(f"{label}: {text}")
+    for label in ("metadata", "response"):
+        if label in snapshot.document:
+            click.echo(f"{label}: ", nl=False)
+            print_result(snapshot.document[label])
 
 
-def _print_table(snapshots: Iterable[Snapshot]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("NAME", "STATE", "PROGRESS", "METHOD", "CREATED"):
-        table.add_column(heading, overflow="fold")
-    for snapshot in snapshots:
-        name, state, *rest = _cells(snapshot)
+def _print_table(snapshots: Sequence[Snapshot]) -> None:
+    """Print a table in which names are whole; a narrow terminal does without the last columns."""
+    if not snapshots:
+        click.echo("No operations.", err=True)
+        return
+    console = Console()
+    rows = [_HEADINGS, *(_short_cells(snapshot) for snapshot in snapshots)]
+    widths = [max(map(cell_len, column)) + _GAP for column in zip(*rows, strict=True)]
+    kept = len(widths)
+    while kept > _KEPT and sum(widths[:kept]) - _GAP > console.width:
+        kept -= 1
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+    for heading in _HEADINGS[:kept]:
+        table.add_column(heading, no_wrap=True)
+    for name, state, *rest in rows[1:]:
         # Text, not str: what a server sends is not markup.
-        table.add_row(Text(name), Text(state, _STYLES.get(state, "")), *map(Text, rest))
-    Console().print(table)
+        cells = Text(name), Text(state, _STYLES.get(state, "")), *map(Text, rest)
+        table.add_row(*cells[:kept])
+    # The terminal itself breaks what is still too wide; it is copied without the break.
+    Console(width=max(console.width, sum(widths[:kept]) - _GAP)).print(table)
 
 
 def _cells(snapshot: Snapshot) -> tuple[str, str, str, str, str]:
@@ -61,21 +86,36 @@ def _cells(snapshot: Snapshot) -> tuple[str, str, str, str, str]:
     )
 
 
+def _short_cells(snapshot: Snapshot) -> tuple[str, ...]:
+    name, state, progress, *rest = _cells(snapshot)
+    short = Text(progress)
+    short.truncate(_PROGRESS_WIDTH, overflow="ellipsis")
+    return name, state, short.plain, *rest
+
+
 def _facts(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     name, state, progress, verb, created = _cells(snapshot)
     yield "name", name
     yield "state", state
-    for label, text in (("method", verb), ("created", created), ("progress", progress)):
-        if text:
-            yield label, text
+    attempt = f"{snapshot.attempt} of {snapshot.max_attempts}" if snapshot.attempt else ""
+    last_error = snapshot.last_error if snapshot.error is None else None
+    facts = {
+        "method": verb,
+        "created": created,
+        "started": _time(snapshot.start_time),
+        "ended": _time(snapshot.end_time),
+        "progress": progress,
+        "attempt": attempt,
+        "last error": printable(last_error.line) if last_error else "",
+        "next attempt": _time(snapshot.next_attempt_time),
+        "dead letter": "yes" if snapshot.dead_letter else "",
+    }
+    yield from ((label, text) for label, text in facts.items() if text)
     if snapshot.error is not None:
         yield "error", printable(snapshot.error.line)
         for detail in snapshot.error.details:
             yield "error detail", printable(detail)
-    for label in ("metadata", "response"):
-        if label in snapshot.document:
-            yield label, json_text(snapshot.document[label])
 
 
 def _time(moment: datetime | None) -> str:
-    return moment.isoformat(sep=" ", timespec="seconds").replace("+00:00", "Z") if moment else ""
+    return shown_time(moment) if moment else ""

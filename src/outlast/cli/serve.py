@@ -11,7 +11,7 @@ import click
 
 from outlast.cli.connection import DEFAULT_ADDRESS
 from outlast.cli.loading import load_service
-from outlast.cli.parameters import finite_duration
+from outlast.cli.parameters import EnvironmentOption, finite_duration, positive_duration
 
 SCRIPT_SERVICE = "outlast_script:ScriptService"
 
@@ -23,16 +23,17 @@ _MAX_PORT = 65535
 @click.option(
     "--store",
     default="outlast.db",
+    cls=EnvironmentOption,
     envvar="OUTLAST_STORE",
-    show_envvar=True,
     metavar="PATH|memory:",
-    help="Where operations are kept: an SQLite file, made if it is not there, or memory.",
+    help="Where operations are kept: an SQLite file, made if it is not there, or memory: to "
+    "keep them in this process only.",
 )
 @click.option(
     "--listen",
     default=DEFAULT_ADDRESS,
+    cls=EnvironmentOption,
     envvar="OUTLAST_LISTEN",
-    show_envvar=True,
     metavar="HOST:PORT",
     help="Where to listen; port 0 takes a free one. Also unix:PATH.",
 )
@@ -40,8 +41,8 @@ _MAX_PORT = 65535
     "--service",
     "services",
     multiple=True,
+    cls=EnvironmentOption,
     envvar="OUTLAST_SERVICE",
-    show_envvar=True,
     metavar="MODULE:CLASS",
     help="A service to serve, such as outlast_imaging:ImagingService. Repeatable; in the "
     "environment separated by spaces.",
@@ -49,46 +50,46 @@ _MAX_PORT = 65535
 @click.option(
     "--script",
     is_flag=True,
+    cls=EnvironmentOption,
     envvar="OUTLAST_SCRIPT",
-    show_envvar=True,
     help="Serve the script service too, whose operations do what they are told. For tests.",
 )
 @click.option(
     "--insecure",
     is_flag=True,
+    cls=EnvironmentOption,
     envvar="OUTLAST_INSECURE",
-    show_envvar=True,
     help="Allow listening beyond this machine without TLS.",
 )
 @click.option(
     "--tls-cert",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    cls=EnvironmentOption,
     envvar="OUTLAST_TLS_CERT",
-    show_envvar=True,
     help="Serve by TLS: the certificate chain, a PEM file.",
 )
 @click.option(
     "--tls-key",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    cls=EnvironmentOption,
     envvar="OUTLAST_TLS_KEY",
-    show_envvar=True,
     help="The private key that belongs to it, a PEM file.",
 )
 @click.option(
     "--concurrency",
     type=click.IntRange(min=1),
     default=64,
+    cls=EnvironmentOption,
     envvar="OUTLAST_CONCURRENCY",
-    show_envvar=True,
     help="How many operations run at the same time.",
 )
 @click.option(
     "--lease",
-    type=finite_duration,
+    type=positive_duration,
     default="30s",
     metavar="DURATION",
+    cls=EnvironmentOption,
     envvar="OUTLAST_LEASE",
-    show_envvar=True,
     help="How long the operations of a server that died wait until they are run again.",
 )
 @click.option(
@@ -96,16 +97,16 @@ _MAX_PORT = 65535
     type=finite_duration,
     default="20s",
     metavar="DURATION",
+    cls=EnvironmentOption,
     envvar="OUTLAST_GRACE",
-    show_envvar=True,
     help="How long running operations may take to end when the server stops.",
 )
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
+    cls=EnvironmentOption,
     envvar="OUTLAST_LOG_LEVEL",
-    show_envvar=True,
     help="What to log, on stderr.",
 )
 def serve(
@@ -132,6 +133,7 @@ def serve(
     """
     if (tls_cert is None) is not (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key belong together: give both.")
+    _check_store(store)
     _check_listen(listen, encrypted=tls_cert is not None, insecure=insecure)
     references = [*services, *([SCRIPT_SERVICE] if script else [])]
     if not references:
@@ -154,6 +156,18 @@ def serve(
         lease=timedelta(seconds=lease),
         grace=timedelta(seconds=grace),
     )
+
+
+def _check_store(store: str) -> None:
+    """Refuse what is hardly meant as the name of a file."""
+    if not store.strip():
+        raise click.BadParameter(
+            "give a path to an SQLite file, or memory: with its colon.", param_hint="'--store'"
+        )
+    if store == "memory":
+        raise click.BadParameter(
+            "memory: has a colon; for a file of this name give ./memory.", param_hint="'--store'"
+        )
 
 
 def _check_listen(listen: str, *, encrypted: bool, insecure: bool) -> None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from outlast.cli.text import shown_time
+
 Json = dict[str, Any]
 
 UNFINISHED = "UNFINISHED"
@@ -54,7 +56,25 @@ class Snapshot:
     verb: str = ""
     progress: Progress | None = None
     create_time: datetime | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    attempt: int = 0
+    max_attempts: int = 0
+    next_attempt_time: datetime | None = None
+    last_error: StatusText | None = None
+    """Why the latest attempt that did not succeed ended."""
+    dead_letter: bool = False
     error: StatusText | None = None
+
+    @property
+    def retry(self) -> str:
+        """Why another attempt is waited for, and until when; empty if none is."""
+        if self.next_attempt_time is None or self.last_error is None:
+            return ""
+        return (
+            f"attempt {self.attempt} of {self.max_attempts} failed: {self.last_error.line}; "
+            f"the next one is due at {shown_time(self.next_attempt_time)}"
+        )
 
     @property
     def response(self) -> Json:

@@ -1,6 +1,7 @@
 """Text as it may be shown: what came over the wire must not steer a terminal."""
 
 import json
+from datetime import datetime
 from typing import Any
 
 
@@ -10,6 +11,11 @@ def printable(text: str) -> str:
     That includes those that turn the direction of writing around.
     """
     return "".join(_shown(character) for character in text).strip()
+
+
+def shown_time(moment: datetime) -> str:
+    """Return a time to the second, as RFC 3339 has it with a space in the middle."""
+    return moment.isoformat(sep=" ", timespec="seconds").replace("+00:00", "Z")
 
 
 def json_text(document: Any, *, indent: int | None = None) -> str:

@@ -65,12 +65,12 @@ def wait_until_done(
             raise _timed_out(name, timeout)
         try:
             snapshot = reader.wait(name, min(SLICE_SECONDS, deadline - asked))
-        except TransientFailure:
+        except TransientFailure as failure:
             if away_since is None:
                 away_since = asked
                 reporter.notice("the server does not answer; trying again")
             elif asked - away_since > PATIENCE_SECONDS:
-                raise
+                raise _given_up(name, failure) from failure
         else:
             reporter.show(snapshot)
             if away_since is not None:
@@ -85,6 +85,15 @@ def _timed_out(name: str, timeout: float) -> Failure:
     return Failure(
         ExitCode.TIMEOUT,
         f"{name} is not done after {timeout:g} s; it goes on",
+        f"wait again with: outlast operations wait {name}",
+    )
+
+
+def _given_up(name: str, failure: Failure) -> Failure:
+    return TransientFailure(
+        failure.exit_code,
+        *failure.lines,
+        f"the server has been away for {PATIENCE_SECONDS:g} s; {name} is not lost by that",
         f"wait again with: outlast operations wait {name}",
     )
 
