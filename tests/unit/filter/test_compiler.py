@@ -276,7 +276,7 @@ class TestNumbers:
         refuse(f"f='{argument}'", "which is not a number")
 
     def test_names_of_integers_are_case_sensitive(self):
-        refuse("code=high", "which is not an integer")
+        refuse("code=high", "which is not an integer or one of LOW, HIGH")
 
 
 class TestTimestamps:

@@ -103,7 +103,8 @@ def _read(type_: Scalar, restriction: Restriction) -> Test:
     try:
         expected = type_.names[text] if text in type_.names else reading.read(text)
     except ValueError:
-        raise _mismatch(restriction, reading.expected) from None
+        names = f" or one of {', '.join(type_.names)}" if type_.names else ""
+        raise _mismatch(restriction, reading.expected + names) from None
     if key is None:
         return _against(expected, compare)
     return lambda value: compare(key(value), expected)
