@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -97,6 +98,9 @@ def _filler(type_url: str) -> _Filler:
 
 def metadata_of(operation: Operation) -> OperationMetadata:
     """Return the part of an operation's metadata that the framework fills."""
+    progress = operation.progress
+    if progress is not None and progress.estimated_end_time is not None and operation.done:
+        progress = replace(progress, estimated_end_time=None)  # there is an end_time
     waits_for_retry = operation.state is State.PENDING and operation.attempt > 0
     return OperationMetadata(
         state=_STATES[operation.state],
@@ -104,7 +108,7 @@ def metadata_of(operation: Operation) -> OperationMetadata:
         target=operation.target,
         attempt=operation.attempt,
         max_attempts=operation.max_attempts,
-        progress=None if operation.progress is None else _progress(operation.progress),
+        progress=None if progress is None else _progress(progress),
         create_time=moment(operation.create_time),
         start_time=moment(operation.start_time),
         update_time=moment(operation.update_time),

@@ -70,14 +70,17 @@ class OperationContext(Generic[M]):
     ) -> None:
         """Report how far the work is, and keep `metadata` as it is now, durably.
 
-        `total` is 0 if unknown. Nothing is written, and TypeError or ValueError raised,
-        for numbers that are not whole, negative or larger than 64 bits, and for text
-        that UTF-8 cannot encode. Raises PayloadTooLargeError if the metadata is too large.
+        `total` is 0 if unknown; one that `completed` has passed is raised to it. Raises
+        TypeError or ValueError, and writes nothing, for numbers that are not whole,
+        negative or larger than 64 bits, and for text that UTF-8 cannot encode; and
+        PayloadTooLargeError if the metadata is too large.
         """
         _require_count("completed", completed)
         _require_count("total", total)
         require_text("stage", stage)
         require_text("message", message)
+        if 0 < total < completed:
+            total = completed
         progress = Progress(
             completed, total, stage, message, self._execution.estimate_end(completed, total)
         )
