@@ -11,12 +11,14 @@ import operator
 import os
 import runpy
 import sys
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from outlast.domain.errors import ConfigurationError
 from outlast.domain.names import check_operation_name
 from outlast.domain.transitions import DEADLINE_EXCEEDED
 from outlast.engine.processes import ProcessPool, WorkerProcessError
@@ -117,9 +119,14 @@ async def test_an_idle_process_that_dies_is_replaced(pool):
     assert await pool.run(os.getpid) != pid
 
 
-async def test_arguments_and_results_that_do_not_pickle_are_told(pool):
-    with pytest.raises(Exception, match="pickle"):
-        await pool.run(lambda: None)
+@pytest.mark.parametrize(
+    "call",
+    [(lambda: None,), (print, threading.Lock()), (threading.Lock,)],
+    ids=["function", "argument", "result"],
+)
+async def test_arguments_and_results_that_do_not_pickle_are_told(pool, call):
+    with pytest.raises(ConfigurationError, match="not pickle"):
+        await pool.run(*call)
     assert await pool.run(operator.add, 1, 2) == 3
 
 

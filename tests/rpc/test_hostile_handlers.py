@@ -213,6 +213,17 @@ async def test_a_mistake_that_an_operation_ends_with_is_logged(serving, scripted
         assert done.error.message in caplog.text
 
 
+async def test_work_that_no_process_can_do_fails_at_once(serving, scripted):
+    async def work(_, operation):
+        await operation.run_in_process(lambda: None)
+
+    async with serving(scripted(work, retry=QUICK)) as client:
+        done = await client.finished()
+        assert "name a function of a module" in done.error.message
+        assert client.unpack(done.error.details[0]).reason == "CONFIGURATION"
+        assert client.metadata(done).attempt == 1
+
+
 async def test_progress_that_is_negative_fails_the_operation(serving, scripted):
     async def work(_, operation):
         await operation.progress(completed=-1)

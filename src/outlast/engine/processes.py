@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar, cast
 
-from outlast.domain.errors import OutlastError
+from outlast.domain.errors import ConfigurationError, OutlastError
 
 T = TypeVar("T")
 
@@ -38,9 +38,10 @@ class ProcessPool:
 
         Function, arguments and result must pickle; what the function raises is raised.
         Cancelling the caller kills the process, also inside an extension that never
-        looks up. Raises WorkerProcessError if the process dies.
+        looks up. Raises WorkerProcessError if the process dies, and ConfigurationError
+        for what does not pickle.
         """
-        request = pickle.dumps((function, args))
+        request = _pickled(function, args)
         async with self._turns:
             worker = await self._take()
             try:
@@ -74,6 +75,16 @@ class ProcessPool:
         self._closed = True
         while self._idle:
             await self._idle.pop().kill()
+
+
+def _pickled(function: Callable[..., object], args: tuple[object, ...]) -> bytes:
+    try:
+        return pickle.dumps((function, args))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConfigurationError(
+            f"{function!r} cannot run in another process, because it or an argument does not "
+            f"pickle ({error}); name a function of a module"
+        ) from error
 
 
 class _Worker:

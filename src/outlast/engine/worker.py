@@ -9,6 +9,7 @@ import sys
 from types import ModuleType
 from typing import BinaryIO
 
+from outlast.domain.errors import ConfigurationError
 from outlast.engine.processes import SIZE_BYTES, WorkerProcessError
 
 _PR_SET_PDEATHSIG = 1
@@ -48,11 +49,16 @@ def _answer(request: bytes) -> bytes:
     """Run a function; return whether it succeeded with its result, or with its error."""
     try:
         function, arguments = pickle.loads(request)  # noqa: S301  # from the parent
-        return pickle.dumps((True, function(*arguments)))
+        result = function(*arguments)
     except Exception as error:  # noqa: BLE001  # the parent raises it
         return _failed(error)
     except BaseException as error:  # noqa: BLE001  # what ends a process must not end the server
         return _failed(WorkerProcessError(f"the work ended with {type(error).__name__}"))
+    try:
+        return pickle.dumps((True, result))
+    except Exception as error:  # noqa: BLE001  # whatever its class does when it is pickled
+        text = f"what {function!r} returned does not pickle ({error})"
+        return _failed(ConfigurationError(text))
 
 
 def _failed(error: Exception) -> bytes:
