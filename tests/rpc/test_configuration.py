@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import grpc
 import grpc_tools
 import pytest
-from google.longrunning import operations_pb2
+from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import empty_pb2
 from grpc_tools import protoc
 from outlastapi.script.v1 import script_pb2, script_pb2_grpc
@@ -74,7 +75,8 @@ async def refusal_of(*services, **config):
         ("UnknownResponseTypeService", "'configuration.v1.Nowhere'"),
         ("UnknownMetadataTypeService", "'nowhere.v1.Metadata'"),
         ("OtherOutputService", "must return one google.longrunning.Operation"),
-        ("StreamService", "must return one google.longrunning.Operation"),
+        ("StreamService", "one google.longrunning.Operation, without streams"),
+        ("RequestStreamService", "must take one request"),
     ],
 )
 async def test_a_proto_that_does_not_say_what_an_operation_leads_to(generated, service, said):
@@ -101,16 +103,61 @@ async def test_a_decorated_method_that_is_no_rpc():
     assert "has no RPC RunSkript" in message
 
 
-@pytest.mark.parametrize("servicer", [object(), outlast.RetryPolicy(), ScriptService])
+@pytest.mark.parametrize("servicer", [object(), outlast.RetryPolicy()])
 async def test_what_is_no_servicer(servicer):
     message = await refusal_of(servicer)
     assert type(servicer).__name__ in message
-    assert "grpc_tools" in message
+    assert "derive it from the …Servicer class of the service's _pb2_grpc module" in message
+
+
+async def test_a_class_in_the_place_of_a_servicer():
+    message = await refusal_of(ScriptService)
+    assert message == "ScriptService is a class; hand in a servicer, such as ScriptService()"
 
 
 async def test_a_service_that_is_served_twice():
-    message = await refusal_of(ScriptService(), ScriptService())
-    assert "outlastapi.script.v1.ScriptService/" in message
+    class Second(script_pb2_grpc.ScriptServiceServicer):
+        """Without a method of its own."""
+
+    message = await refusal_of(ScriptService(), Second())
+    assert message == (
+        "outlastapi.script.v1.ScriptService is served twice, by ScriptService and by Second"
+    )
+
+
+async def test_a_service_that_is_served_here_already():
+    class Mine(operations_pb2_grpc.OperationsServicer):
+        """In the place of the framework's."""
+
+    message = await refusal_of(Mine())
+    assert "google.longrunning.Operations is served twice, by Mine and by" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"services": ScriptService()}, "services must be a list of servicers"),
+        ({"services": [], "settings": {"concurrency": 1}}, "settings must be outlast.Engine"),
+        ({"services": [], "store": Path("outlast.db")}, "store must be a str, the path to a file"),
+    ],
+)
+async def test_operations_that_cannot_be_opened(arguments, said):
+    with pytest.raises(outlast.ConfigurationError, match=said):
+        async with outlast.Operations.open(**({"store": "memory:"} | arguments)):
+            pass
+
+
+async def test_operations_that_are_not_open_say_how_to_open_them():
+    with pytest.raises(AttributeError, match=r"async with Operations\.open"):
+        outlast.Operations.open("memory:", services=[]).add_to(grpc.aio.server())
+
+
+async def test_a_server_of_threads_is_refused():
+    server = grpc.server(ThreadPoolExecutor(1))
+    async with outlast.Operations.open("memory:", services=[]) as operations:
+        with pytest.raises(outlast.ConfigurationError, match=r"of grpc\.aio\.server\(\)"):
+            operations.add_to(server)
+    server.stop(None)
 
 
 def test_a_handler_that_is_not_async():

@@ -53,8 +53,8 @@ _EMPTY = empty_pb2.Empty.DESCRIPTOR.full_name  # imported so that reflection can
 def bind_service(service: Service, engine: Engine, codec: Codec) -> None:
     """Register every decorated method of a service with the engine.
 
-    Raises ConfigurationError for a method whose proto does not say what it returns, that
-    is no RPC, or that is registered already.
+    Raises ConfigurationError for a method whose proto does not say what it returns, or
+    that is no RPC.
     """
     for name in decorated(service.servicer):
         if name not in service.descriptor.methods_by_name:
@@ -67,8 +67,6 @@ def bind_service(service: Service, engine: Engine, codec: Codec) -> None:
         options = options_of(service.servicer, method.name)
         if options is not None:
             binding = Binding(service.servicer, options, method, engine, codec)
-            if binding.method.name in engine.methods:
-                raise ConfigurationError(f"{binding.method.name} is served twice")
             engine.register(binding.method)
             starts[method.name] = guarded(binding.start)
         elif _looks_long_running(service.servicer, method):
@@ -290,8 +288,12 @@ class Binding:
 def _result_types(method: MethodDescriptor) -> tuple[type[Message], type[Message]]:
     """Return the response and metadata types that a method's operation_info names."""
     where = f"{method.containing_service.file.name}: {method.full_name}"
-    streams = method.client_streaming or method.server_streaming
-    if method.output_type.full_name != _OPERATION or streams:
+    if method.client_streaming or method.server_streaming:
+        raise ConfigurationError(
+            f"{where} must take one request and return one {_OPERATION}, without streams, "
+            "to be long-running"
+        )
+    if method.output_type.full_name != _OPERATION:
         raise ConfigurationError(f"{where} must return one {_OPERATION} to be long-running")
     info = _extension(method, operations_pb2.operation_info)
     return (

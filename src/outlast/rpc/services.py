@@ -9,6 +9,7 @@ import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 
+from outlast.domain.checks import require
 from outlast.domain.errors import ConfigurationError
 from outlast.rpc.calls import guarded, is_async
 
@@ -34,7 +35,11 @@ class Service:
             ) from error
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """Register the service, its handlers guarded."""
+        """Register the service, its handlers guarded.
+
+        Raises ConfigurationError for a server of threads.
+        """
+        require("server", server, grpc.aio.Server, "a server of grpc.aio.server()")
         handlers = {}
         for method in self.descriptor.methods:
             handler = self._registered.service(_CallDetails(f"/{self.name}/{method.name}"))
@@ -67,6 +72,9 @@ class _Capture:
 
 def _register(servicer: object) -> Any:
     """Have the generated `add_…_to_server` register a servicer, and return what it made."""
+    if isinstance(servicer, type):
+        name = servicer.__name__
+        raise ConfigurationError(f"{name} is a class; hand in a servicer, such as {name}()")
     for kind in type(servicer).__mro__:
         module = sys.modules.get(kind.__module__)
         add = getattr(module, f"add_{kind.__name__}_to_server", None)
@@ -80,7 +88,8 @@ def _register(servicer: object) -> Any:
             add(servicer, capture)
             return capture.handler
     raise ConfigurationError(
-        f"{type(servicer).__name__} does not extend a servicer that grpc_tools generated"
+        f"{type(servicer).__name__} does not extend a servicer that grpc_tools generated; "
+        "derive it from the …Servicer class of the service's _pb2_grpc module"
     )
 
 

@@ -1,11 +1,13 @@
 """Operations for any grpc.aio server."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Self
+from types import TracebackType
+from typing import NoReturn, Self, TypeVar
 
 import grpc
 
+from outlast.domain.checks import require
 from outlast.domain.errors import ConfigurationError
 from outlast.engine.clock import SystemClock
 from outlast.engine.engine import Engine
@@ -18,6 +20,8 @@ from outlast.rpc.operations import OperationsServicer
 from outlast.rpc.services import Service
 from outlast.stores.memory import MemoryStore
 from outlast.stores.sqlite import SqliteStore
+
+T = TypeVar("T")
 
 MEMORY = "memory:"
 
@@ -33,17 +37,19 @@ class Operations:
     def __init__(self, engine: Engine, services: Sequence[object]) -> None:
         codec = Codec()
         self.engine = engine
-        self._services = [Service(servicer) for servicer in services]
-        for service in self._services:
-            bind_service(service, engine, codec)
-        self._services += [
+        require("services", services, Iterable, "a list of servicers")
+        given = [Service(servicer) for servicer in services]
+        self._services = [
+            *given,
             Service(OperationsServicer(engine, codec)),
             Service(OperationsAdminServicer(engine.manager)),
         ]
+        _require_different(self._services)
+        for service in given:
+            bind_service(service, engine, codec)
 
     @classmethod
-    @asynccontextmanager
-    async def open(
+    def open(
         cls,
         store: str | OperationStore = "outlast.db",
         *,
@@ -51,17 +57,32 @@ class Operations:
         settings: EngineSettings | None = None,
         clock: Clock | None = None,
         execute: bool = True,
-    ) -> AsyncIterator[Self]:
+    ) -> AbstractAsyncContextManager[Self]:
         """Open a store and begin to run the operations of the services.
 
         `store` is a path to an SQLite file, `memory:`, or an open store. Raises
         StoreOpenError, and ConfigurationError for services that cannot be served.
         On leaving, what runs is given back to be run again, and the store is closed.
         """
-        clock = clock or SystemClock()
+        settings = EngineSettings() if settings is None else settings
+        require("settings", settings, EngineSettings, "outlast.EngineSettings")
+        opening = cls._open(store, services, settings, clock or SystemClock(), execute=execute)
+        return _Opening(opening)
+
+    @classmethod
+    @asynccontextmanager
+    async def _open(
+        cls,
+        store: str | OperationStore,
+        services: Sequence[object],
+        settings: EngineSettings,
+        clock: Clock,
+        *,
+        execute: bool,
+    ) -> AsyncIterator[Self]:
         async with (
             _opened(store, clock) as opened,
-            Engine.open(opened, clock, settings or EngineSettings()) as engine,
+            Engine.open(opened, clock, settings) as engine,
         ):
             operations = cls(engine, services)
             engine.start(execute=execute)
@@ -73,9 +94,43 @@ class Operations:
         return [service.name for service in self._services]
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """Serve the services and their operations on a server that has not started."""
+        """Serve the services and their operations on a grpc.aio server that has not started."""
         for service in self._services:
             service.add_to(server)
+
+
+class _Opening(AbstractAsyncContextManager[T]):
+    """What is not open yet, and says so to those who use it already."""
+
+    def __init__(self, manager: AbstractAsyncContextManager[T, bool | None]) -> None:
+        self._manager = manager
+
+    async def __aenter__(self) -> T:
+        return await self._manager.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return await self._manager.__aexit__(kind, error, traceback)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        msg = f"{name}: open it first: async with Operations.open(...) as operations"
+        raise AttributeError(msg)
+
+
+def _require_different(services: Sequence[Service]) -> None:
+    """Raise ConfigurationError if a service is served by two servicers."""
+    classes: dict[str, str] = {}
+    for service in services:
+        kind = type(service.servicer).__name__
+        if service.name in classes:
+            raise ConfigurationError(
+                f"{service.name} is served twice, by {classes[service.name]} and by {kind}"
+            )
+        classes[service.name] = kind
 
 
 @asynccontextmanager
@@ -89,6 +144,7 @@ def _opened(
     """Open the store that a name stands for; one that is open stays its owner's."""
     if isinstance(store, OperationStore):
         return _already_open(store)
+    require("store", store, str, "a str, the path to a file or memory:, or an open store")
     if store == MEMORY:
         return MemoryStore.open(clock=clock)
     if "://" in store:
