@@ -231,32 +231,34 @@ async def test_a_store_closes_when_its_user_fails(path: Path, clock: ManualClock
     assert open_handles(path) == []
 
 
-async def test_a_store_closes_when_closing_is_cancelled_before_it_begins(
+async def test_a_store_closes_when_cancelled_and_while_the_threads_of_the_loop_are_taken(
     path: Path, clock: ManualClock
 ) -> None:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(1))
     before = store_threads()
     let_go = threading.Event()
-    occupied: list[asyncio.Future[bool]] = []
     leaving = asyncio.Event()
 
     async def use() -> None:
         async with SqliteStore.open(path, clock=clock):
-            occupied.append(loop.run_in_executor(None, let_go.wait))
+            loop.run_in_executor(None, let_go.wait)
             leaving.set()
 
     task = asyncio.create_task(use())
-    await leaving.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert open_handles(path)
-    let_go.set()
-    await asyncio.gather(*occupied)
-    await loop.shutdown_default_executor()
-    assert store_threads() == before
-    assert open_handles(path) == []
+    try:
+        await leaving.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with ThreadPoolExecutor(1) as joining:
+            for thread in threading.enumerate():
+                if thread.name.startswith("outlast-store-closer"):
+                    await loop.run_in_executor(joining, thread.join)
+        assert store_threads() == before
+        assert open_handles(path) == []
+    finally:
+        let_go.set()
 
 
 async def test_a_writer_may_be_stopped_twice(path: Path, clock: ManualClock) -> None:

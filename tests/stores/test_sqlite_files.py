@@ -16,7 +16,7 @@ import pytest
 from outlast.domain.errors import OperationNotFoundError, StoreOpenError, StoreUnavailableError
 from outlast.stores.sqlite import SqliteStore, connection
 from outlast.testing.clock import ManualClock
-from outlast.testing.contract.driver import METHOD, Driver
+from outlast.testing.contract.driver import LEASE, METHOD, Driver
 
 HEADER = b"SQLite format 3\0"
 APPLICATION_ID = 0x4F75744C
@@ -462,3 +462,30 @@ async def read_damaged(path: Path, clock: ManualClock, operations: list[Any]) ->
     except StoreOpenError:
         away += 1
     return away
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "progress = 'no JSON'",
+        "last_error = '[1]'",
+        "state = 'UNHEARD'",
+        "create_time = 4611686018427387904",
+        "timeout = 4611686018427387904",
+    ],
+)
+async def test_an_operation_that_cannot_be_understood_keeps_no_other_from_being_run(
+    damage: str, path: Path, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with SqliteStore.open(path, clock=clock) as store:
+        driver = Driver(store, clock)
+        bad, good = await driver.insert(), await driver.insert()
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute(f"UPDATE operations SET {damage} WHERE name = ?", [bad.name])
+        claims = await store.claim("worker-1", {METHOD: 5}, 5, LEASE)
+        assert [claim.operation.name for claim in claims.claims] == [good.name]
+        assert f"operation {bad.name} cannot be run" in caplog.text
+        again = await store.claim("worker-1", {METHOD: 5}, 5, LEASE)
+        assert again.claims == []
+        assert again.next_ready_time is not None
+        assert again.next_ready_time > clock.now()

@@ -30,11 +30,15 @@ class RecordCache:
         if operation.response is not None:
             size += len(operation.response.value)
         if size > MAX_PAYLOAD_BYTES or operation.error is not None:
-            self._records.pop(operation.name, None)
+            self.discard(operation.name)
             return
         self._records[operation.name] = operation
         if len(self._records) > MAX_RECORDS:
             self._records.popitem(last=False)
+
+    def discard(self, name: str) -> None:
+        """Forget a record that is not there any more."""
+        self._records.pop(name, None)
 
     def clear(self) -> None:
         """Forget everything: somebody else has written."""

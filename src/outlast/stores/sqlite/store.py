@@ -130,6 +130,7 @@ class SqliteStore(OperationStore):
         if operation is None:
             row = await self._point_read(statements.POINT_READ, name)
             if row is None:
+                self._cache.discard(name)
                 raise OperationNotFoundError(name)
             operation = operation_from_row(row)
             self._cache.put(operation)
@@ -219,7 +220,10 @@ class SqliteStore(OperationStore):
         await self._writer.run(Update(name, lambda operation, _: transitions.delete(operation)))
 
     async def expire(self, limit: int) -> int:
-        return await self._writer.run(Expire(limit))
+        forgotten = await self._writer.run(Expire(limit))
+        if forgotten:
+            self._cache.clear()  # a clock that goes back must not bring them back
+        return forgotten
 
     async def attempts(self, name: str) -> Sequence[Attempt]:
         operation = await self.get(name)
