@@ -46,7 +46,8 @@ class ProcessPool:
             worker = await self._take()
             try:
                 answer = await worker.ask(request)
-            except (asyncio.IncompleteReadError, ConnectionError) as error:
+            except (asyncio.IncompleteReadError, ConnectionError, RuntimeError) as error:
+                # uvloop says RuntimeError of a pipe that has closed
                 await worker.kill()
                 raise WorkerProcessError("the process that did the work died") from error
             except BaseException:
@@ -111,7 +112,7 @@ class _Worker:
         """End the process with all that it has started, and return when it is gone."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        await self._process.communicate(b"")
+        await self._process.communicate()
 
 
 async def _start() -> _Worker:
