@@ -161,7 +161,7 @@ class ImagingService(imaging_pb2_grpc.ImagingServiceServicer):
             if index == metadata.imported_count + metadata.failed_count:
                 _count(metadata, index, status)
                 await operation.progress(
-                    completed=index + 1, total=len(photos), stage="import", message=photo
+                    completed=index + 1, total=len(photos), stage="import", message=_shown(photo)
                 )
         if photos and not response.images:
             raise outlast.OperationFailed(
@@ -227,3 +227,8 @@ def _count(
     metadata.failed_count += 1
     if metadata.failed_count <= MAX_TOLD_FAILURES:
         metadata.failed_requests[index].CopyFrom(status)
+
+
+def _shown(file_name: str) -> str:
+    """Return a file's name as text: it may be any bytes, of which some are not."""
+    return file_name.encode(errors="replace").decode()

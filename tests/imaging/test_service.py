@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import uuid
+from pathlib import Path
 
 import grpc
 import pytest
@@ -278,6 +279,19 @@ async def test_a_folder_is_imported_and_its_failures_are_told(serve, photos, enc
     assert list(metadata.failed_requests) == [1]
     assert reason(metadata.failed_requests[1]) == "UNSUPPORTED_FORMAT"
     assert metadata.operation.progress.completed == 3
+
+
+async def test_a_photograph_whose_name_is_no_text_is_imported(serve, photos, encode, scene):
+    name = os.fsencode(photos) + b"/caf\xe9.jpg"
+    await asyncio.to_thread(lambda: Path(os.fsdecode(name)).write_bytes(encode(scene)))
+    async with serve() as client:
+        operation = await client.wait(
+            await client.imaging.ImportImages(imaging_pb2.ImportImagesRequest(uri=photos.as_uri()))
+        )
+        response = client.response(operation, imaging_pb2.ImportImagesResponse)
+    metadata = client.metadata(operation, imaging_pb2.ImportImagesMetadata)
+    assert len(response.images) == 1
+    assert metadata.operation.progress.message == "caf?.jpg"
 
 
 @pytest.mark.assertion(54)
