@@ -8,6 +8,9 @@ ARGS    ?=# more arguments for pytest, as in `make test ARGS='-k wait'`
 PHOTOS  ?=# the folder that `make demo` works on; empty for photos of its own
 
 VENV   := .venv
+# For the test of the README's Node client; a machine without npm skips it.
+NODE_PACKAGES := @grpc/grpc-js@1.14.7 @grpc/proto-loader@0.8.1
+export NODE_PATH := $(CURDIR)/.venv/node/node_modules
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/installed
 BUF    := $(VENV)/bin/buf
@@ -41,6 +44,9 @@ $(STAMP): pyproject.toml constraints.txt $(STALE)
 	[ -x $(PY) ] || $(PYTHON) -m venv --clear $(VENV)
 	$(PY) -m pip install --quiet -c constraints.txt pip hatchling setuptools
 	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[imaging,uvloop]' --group dev
+	@if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --no-save \
+	  --no-package-lock --prefix $(VENV)/node $(NODE_PACKAGES) \
+	  || echo "The README's Node client will not be tested: npm could not install it."; fi
 	@pwd -P > $(STAMP)
 
 .PHONY: FORCE

@@ -21,6 +21,8 @@ from outlast.rpc.errors import TYPE_PREFIX, pack, require_text
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
+MAX_STEP_KEY_LENGTH = 1024
+
 _JSON_TYPE = "application/json"
 
 
@@ -100,8 +102,13 @@ class OperationContext(Generic[M]):
         and run in a thread if not, and its result recorded durably. The result is a
         protobuf message or what JSON can hold, and comes back from the record equal to
         what was returned (tuples as lists). After a crash between the two the step is
-        done again. Raises DuplicateStepError for a key used before in this attempt.
+        done again. Raises DuplicateStepError for a key used before in this attempt, and
+        TypeError or ValueError for a key that is no text of up to MAX_STEP_KEY_LENGTH.
         """
+        if not isinstance(key, str):
+            raise TypeError(f"the key of a step must be a str, not {key!r}")
+        if not 0 < len(key) <= MAX_STEP_KEY_LENGTH:
+            raise ValueError(f"the key of a step has 1 to {MAX_STEP_KEY_LENGTH} characters")
         recorded = await self._execution.recorded_step(key)
         if recorded is not None:
             return _unpack_result(recorded)
