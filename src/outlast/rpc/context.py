@@ -41,6 +41,7 @@ class OperationContext(Generic[M]):
         It is what the attempt before left. The field that the framework fills is empty.
         """
         self._execution = execution
+        self._metadata_class = type(metadata)
 
     @property
     def name(self) -> str:
@@ -86,6 +87,8 @@ class OperationContext(Generic[M]):
         progress = Progress(
             completed, total, stage, message, self._execution.estimate_end(completed, total)
         )
+        if not isinstance(self.metadata, self._metadata_class):
+            raise TypeError(f"metadata must stay a {self._metadata_class.DESCRIPTOR.full_name}")
         await self._execution.report(progress, own_metadata(self.metadata))
 
     @overload
