@@ -184,7 +184,7 @@ class OperationProgress(_message.Message):
     @_builtins.property
     def estimated_end_time(self) -> _timestamp_pb2.Timestamp:
         """When the work will end at the pace so far, estimated when the progress was
-        reported. Absent if it cannot be estimated.
+        reported. Absent if it cannot be estimated, and once the operation is done.
         """
 
     def __init__(
