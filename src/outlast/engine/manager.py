@@ -18,7 +18,7 @@ from outlast.domain.operation import Attempt, Operation
 from outlast.domain.status import Payload
 from outlast.engine.identifiers import Identifiers
 from outlast.engine.methods import Method
-from outlast.engine.patience import absorb
+from outlast.engine.patience import persist
 from outlast.engine.settings import EngineSettings
 from outlast.engine.waiters import WaiterHub
 from outlast.ports import Clock, OperationStore, QueueStats
@@ -238,7 +238,7 @@ class OperationManager:
             pass
         longest = self._settings.store_patience.total_seconds()
         bounded = longest if patience is None else min(patience, longest)
-        return await absorb(self._clock, call, bounded)
+        return await persist(self._clock, call, bounded)
 
 
 _FRAME_BYTES = 1024

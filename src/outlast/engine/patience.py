@@ -21,7 +21,12 @@ async def absorb(clock: Clock, call: Callable[[], Awaitable[T]], seconds: float)
     try:
         return await call()
     except StoreUnavailableError:
-        give_up = clock.monotonic() + seconds
+        return await persist(clock, call, seconds)
+
+
+async def persist(clock: Clock, call: Callable[[], Awaitable[T]], seconds: float) -> T:
+    """Go on making a call that the store could not answer; see `absorb`."""
+    give_up = clock.monotonic() + seconds
     pause = _FIRST_PAUSE_SECONDS
     while True:
         await clock.sleep(max(0.0, min(pause, give_up - clock.monotonic())))
