@@ -9,6 +9,7 @@ from google.longrunning import operations_pb2
 from google.protobuf import duration_pb2
 
 import outlast
+from outlast.rpc.codec import Codec
 from outlast.testing.clock import ManualClock
 
 LONG = {"sleep": {"seconds": 60}}
@@ -53,6 +54,30 @@ async def test_a_wait_ends_with_the_operation_by_a_push(serving, scripted):
         results = await asyncio.gather(*waits)
         assert all(done.HasField("response") for done in results)
         assert client.engine.waiting == 0
+
+
+async def test_those_who_ask_for_one_operation_share_one_encoded_answer(
+    serving, scripted, monkeypatch
+):
+    go, encoded, to_proto = asyncio.Event(), [], Codec.to_proto
+
+    async def work(*_):
+        await go.wait()
+
+    def counted(codec, operation):
+        encoded.append(operation)
+        return to_proto(codec, operation)
+
+    monkeypatch.setattr(Codec, "to_proto", counted)
+    async with serving(scripted(work)) as client:
+        name = (await client.run()).name
+        waits = [asyncio.ensure_future(client.wait(name, 50)) for _ in range(20)]
+        await client.until(lambda: client.engine.waiting == 20)
+        go.set()
+        answers = await asyncio.gather(*waits)
+        answers += await asyncio.gather(*(client.get(name) for _ in range(20)))
+    assert all(answer == answers[0] for answer in answers)
+    assert [operation.done for operation in encoded].count(True) == 1
 
 
 @pytest.mark.assertion(82)

@@ -1,6 +1,5 @@
 """Operations of the domain as messages of google.longrunning."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,10 +16,7 @@ from outlastapi.v1.operation_metadata_pb2 import OperationMetadata, OperationPro
 
 from outlast.domain.operation import Operation, Progress, State
 from outlast.rpc.errors import TYPE_PREFIX, sendable, status_to_proto
-
-# Clients poll: a record that did not change since it was encoded is not encoded again.
-_MAX_KEPT = 4096
-_MAX_KEPT_BYTES = 4096
+from outlast.rpc.snapshots import Snapshots
 
 MAX_COUNT = 2**63 - 1
 """The largest number that a progress can be of."""
@@ -40,7 +36,7 @@ class Codec:
 
     def __init__(self) -> None:
         self._fillers: dict[str, _Filler] = {}
-        self._kept: OrderedDict[str, tuple[Operation, operations_pb2.Operation]] = OrderedDict()
+        self._snapshots = Snapshots(lambda operation: self.to_proto(operation).SerializeToString())
 
     def to_proto(self, operation: Operation) -> operations_pb2.Operation:
         """Return a snapshot; equal records give equal bytes."""
@@ -54,17 +50,9 @@ class Codec:
             proto.error.CopyFrom(status_to_proto(operation.error))
         return proto
 
-    def to_kept_proto(self, operation: Operation) -> operations_pb2.Operation:
-        """Return a snapshot that is shared with later calls for the same record."""
-        kept = self._kept.get(operation.name)
-        if kept is not None and kept[0] is operation:
-            return kept[1]
-        proto = self.to_proto(operation)
-        if operation.response is None or len(operation.response.value) <= _MAX_KEPT_BYTES:
-            self._kept[operation.name] = operation, proto
-            if len(self._kept) > _MAX_KEPT:
-                self._kept.popitem(last=False)
-        return proto
+    def to_bytes(self, operation: Operation) -> bytes:
+        """Return an encoded snapshot, which is shared with later calls for the same state."""
+        return self._snapshots.of(operation)
 
     def metadata(self, operation: Operation) -> AnyProto:
         """Return the metadata of a snapshot."""

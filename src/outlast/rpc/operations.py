@@ -29,7 +29,10 @@ _MAX_NANOS = 999_999_999
 
 
 class OperationsServicer(operations_pb2_grpc.OperationsServicer):
-    """The five standard methods, over one engine."""
+    """The five standard methods, over one engine.
+
+    Where many callers may ask for one operation, they are answered with the same bytes.
+    """
 
     def __init__(self, engine: Engine, codec: Codec) -> None:
         self._engine = engine
@@ -39,23 +42,23 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):
 
     async def GetOperation(
         self, request: operations_pb2.GetOperationRequest, context: Any
-    ) -> operations_pb2.Operation:
+    ) -> bytes:
         operation = self._manager.peek(request.name)
         if operation is None:
             name = check_operation_name(request.name)
             operation = await self._manager.get(name, seconds_left(context))
-        return self._codec.to_kept_proto(operation)
+        return self._codec.to_bytes(operation)
 
     async def WaitOperation(
         self, request: operations_pb2.WaitOperationRequest, context: Any
-    ) -> operations_pb2.Operation:
+    ) -> bytes:
         name = check_operation_name(request.name)
         left = seconds_left(context)
         limits = [left] if left is not None else []
         if request.HasField("timeout"):
             limits.append(_seconds(request.timeout))
         operation = await self._manager.wait(name, min(limits, default=None), left)
-        return self._codec.to_proto(operation)
+        return self._codec.to_bytes(operation)
 
     async def CancelOperation(
         self, request: operations_pb2.CancelOperationRequest, context: Any

@@ -1,7 +1,7 @@
 """Services as generated code describes them, and their registration with a server."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,5 +110,12 @@ def _guarded_handler(handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":
         else:
             function, decode = guarded(function, decode), None
     return make(
-        function, request_deserializer=decode, response_serializer=handler.response_serializer
+        function,
+        request_deserializer=decode,
+        response_serializer=_encoder(handler.response_serializer),
     )
+
+
+def _encoder(encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """Return an encoder that lets pass what is encoded already."""
+    return lambda response: response if isinstance(response, bytes) else encode(response)
