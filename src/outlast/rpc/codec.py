@@ -16,7 +16,7 @@ from outlastapi.v1.operation_metadata_pb2 import OperationMetadata, OperationPro
 
 from outlast.domain.operation import Operation, Progress, State
 from outlast.rpc.errors import TYPE_PREFIX, sendable, status_to_proto
-from outlast.rpc.snapshots import Snapshots
+from outlast.rpc.snapshots import Encoded, Snapshots
 
 MAX_COUNT = 2**63 - 1
 """The largest number that a progress can be of."""
@@ -50,7 +50,7 @@ class Codec:
             proto.error.CopyFrom(status_to_proto(operation.error))
         return proto
 
-    def to_bytes(self, operation: Operation) -> bytes:
+    def encoded(self, operation: Operation) -> Encoded:
         """Return an encoded snapshot, which is shared with later calls for the same state."""
         return self._snapshots.of(operation)
 

@@ -18,6 +18,7 @@ from outlast.rpc.calls import seconds_left
 from outlast.rpc.codec import Codec
 from outlast.rpc.metadata_schema import metadata_schema
 from outlast.rpc.page_tokens import PageTokens
+from outlast.rpc.snapshots import Encoded
 
 _log = logging.getLogger(__name__)
 
@@ -42,23 +43,23 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):
 
     async def GetOperation(
         self, request: operations_pb2.GetOperationRequest, context: Any
-    ) -> bytes:
+    ) -> Encoded:
         operation = self._manager.peek(request.name)
         if operation is None:
             name = check_operation_name(request.name)
             operation = await self._manager.get(name, seconds_left(context))
-        return self._codec.to_bytes(operation)
+        return self._codec.encoded(operation)
 
     async def WaitOperation(
         self, request: operations_pb2.WaitOperationRequest, context: Any
-    ) -> bytes:
+    ) -> Encoded:
         name = check_operation_name(request.name)
         left = seconds_left(context)
         limits = [left] if left is not None else []
         if request.HasField("timeout"):
             limits.append(_seconds(request.timeout))
         operation = await self._manager.wait(name, min(limits, default=None), left)
-        return self._codec.to_bytes(operation)
+        return self._codec.encoded(operation)
 
     async def CancelOperation(
         self, request: operations_pb2.CancelOperationRequest, context: Any

@@ -12,6 +12,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from outlast.domain.checks import require
 from outlast.domain.errors import ConfigurationError
 from outlast.rpc.calls import guarded, is_async
+from outlast.rpc.snapshots import Encoded
 
 
 class Service:
@@ -118,4 +119,4 @@ def _guarded_handler(handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":
 
 def _encoder(encode: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
     """Return an encoder that lets pass what is encoded already."""
-    return lambda response: response if isinstance(response, bytes) else encode(response)
+    return lambda response: response.data if isinstance(response, Encoded) else encode(response)

@@ -2,12 +2,20 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from outlast.domain.operation import Operation
 
 # Clients poll, and many may wait for one operation.
 _MAX_KEPT = 4096
 _MAX_KEPT_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A response that is on its way to the wire already."""
+
+    data: bytes
 
 
 class Snapshots:
@@ -19,23 +27,23 @@ class Snapshots:
 
     def __init__(self, encode: Callable[[Operation], bytes]) -> None:
         self._encode = encode
-        self._kept: OrderedDict[str, tuple[int, bytes]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[int, Encoded]] = OrderedDict()
         self._size = 0
 
-    def of(self, operation: Operation) -> bytes:
+    def of(self, operation: Operation) -> Encoded:
         """Return the snapshot of a record; every change that shows in it has a revision."""
         kept = self._kept.get(operation.name)
         if kept is not None and kept[0] == operation.revision:
             return kept[1]
-        snapshot = self._encode(operation)
+        snapshot = Encoded(self._encode(operation))
         if kept is not None:
             self._forget(operation.name)
         self._kept[operation.name] = operation.revision, snapshot
-        self._size += len(snapshot)
+        self._size += len(snapshot.data)
         while len(self._kept) > 1 and (len(self._kept) > _MAX_KEPT or self._size > _MAX_KEPT_BYTES):
             self._forget(next(iter(self._kept)))
         return snapshot
 
     def _forget(self, name: str) -> None:
         _, snapshot = self._kept.pop(name)
-        self._size -= len(snapshot)
+        self._size -= len(snapshot.data)
