@@ -19,7 +19,7 @@ from outlast.domain.status import Payload
 from outlast.domain.transitions import Succeeded
 from outlast.engine.manager import StartRequest, approximate_size
 from outlast.engine.retry import RetryPolicy
-from outlast.testing.faults import ANSWER_LOST, AWAY
+from outlast.testing.faults import ANSWER_LOST, AWAY, Fault, Moment
 
 
 async def manager_of(world, **settings):
@@ -120,6 +120,56 @@ async def test_a_moment_of_outage_is_absorbed(world, call, fault):
     name = await world.insert()
     world.store.inject(fault, times=3)
     await world.in_time(getattr(manager, call)(name), 5)
+
+
+@pytest.mark.parametrize(
+    "call", ["start", "get", "cancel", "delete", "attempts", "wait", "list_page", "stats"]
+)
+@pytest.mark.parametrize(
+    "fault",
+    [Fault(delay_before=3600), Fault(delay_before=1.5, fails=Moment.BEFORE)],
+    ids=["silent", "slow"],
+)
+async def test_a_store_that_is_slow_to_answer_takes_no_more_than_the_patience(
+    world, handler, call, fault
+):
+    manager = await manager_of(world)
+    name = await world.insert()
+    arguments = {
+        "start": (start_of(world, handler), 2),
+        "wait": (name, 2, 2),
+        "list_page": (ListQuery("", 1), None, 2),
+        "stats": (2,),
+    }
+    world.store.inject(fault)
+    task = asyncio.create_task(getattr(manager, call)(*arguments.get(call, (name, 2))))
+    await world.clock.advance(1.9)
+    assert not task.done()
+    await world.clock.advance(0.1)
+    with pytest.raises(StoreUnavailableError):
+        task.result()
+
+
+async def test_all_reads_of_a_list_share_its_patience(world):
+    manager = await manager_of(world)
+    for _ in range(200):
+        await world.insert()
+    world.store.inject(Fault(delay_before=1))
+    task = asyncio.create_task(manager.list_page(ListQuery("", 200), patience=2.5))
+    await world.clock.advance(2.5)
+    with pytest.raises(StoreUnavailableError):
+        task.result()
+
+
+async def test_a_wait_leaves_time_to_read_the_latest_state(world):
+    manager = await manager_of(world)
+    name = await world.insert()
+    task = asyncio.create_task(manager.wait(name, None, 10))
+    await world.clock.advance(5)
+    world.store.inject(Fault(delay_before=0.09))
+    await world.clock.advance(4.8)
+    assert not task.done()
+    assert (await world.in_time(task, 0.2)).name == name
 
 
 @pytest.mark.parametrize("call", ["get", "cancel", "delete", "attempts", "wait"])

@@ -18,7 +18,7 @@ from outlast.domain.operation import Attempt, Operation
 from outlast.domain.status import Payload
 from outlast.engine.identifiers import Identifiers
 from outlast.engine.methods import Method
-from outlast.engine.patience import persist
+from outlast.engine.patience import absorb
 from outlast.engine.settings import EngineSettings
 from outlast.engine.waiters import WaiterHub
 from outlast.ports import Clock, OperationStore, QueueStats
@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 _SCAN_CHUNK = 64
 """Records read at once while listing: with the largest responses they are some 100 MiB."""
+_LAST_LOOK_SECONDS = 0.1
+"""What a wait leaves of its caller's time for reading the latest state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +57,9 @@ class Page:
 class OperationManager:
     """Starts, reads, lists, cancels, deletes and waits.
 
-    `patience` is how many seconds a call may wait for a store that cannot answer, at
-    most `store_patience`; then StoreUnavailableError is raised.
+    `patience` is how many seconds a call may wait for the store, whether that says that it
+    cannot answer or says nothing, at most `store_patience`; then StoreUnavailableError is
+    raised.
     """
 
     def __init__(
@@ -127,15 +130,13 @@ class OperationManager:
         """
         longest = self._settings.max_wait.total_seconds()
         bounded = longest if seconds is None else min(seconds, longest)
+        if patience is not None:
+            bounded = min(bounded, patience - min(_LAST_LOOK_SECONDS, patience / 10))
         began = self._clock.monotonic()
-        operation = await self._patiently(
-            lambda: self._hub.wait(name, began + bounded - self._clock.monotonic()), patience
-        )
+        operation = await self._hub.wait(name, bounded, self._bounded(patience))
         if operation is not None:
             return operation
-        if patience is not None:
-            patience = max(0.0, patience - (self._clock.monotonic() - began))
-        return await self.get(name, patience)
+        return await self.get(name, self._left(patience, began))
 
     async def cancel(self, name: str, patience: float | None = None) -> None:
         """Ask an operation to stop; one that is done stays as it is."""
@@ -177,12 +178,15 @@ class OperationManager:
         A page is shorter if it would exceed `max_page_bytes`, or if `max_scanned`
         records were looked at; then it says where to go on.
         """
+        began = self._clock.monotonic()
         found: list[Operation] = []
         size = scanned = 0
         cursor = query.after
         while scanned < self._settings.max_scanned:
             limit = min(_SCAN_CHUNK, self._settings.max_scanned - scanned)
-            chunk = await self._read_chunk(replace(query, limit=limit, after=cursor), patience)
+            chunk = await self._read_chunk(
+                replace(query, limit=limit, after=cursor), self._left(patience, began)
+            )
             for operation in chunk:
                 scanned += 1
                 if matches is None or matches(operation):
@@ -232,13 +236,17 @@ class OperationManager:
         return blank
 
     async def _patiently(self, call: Callable[[], Awaitable[T]], patience: float | None) -> T:
-        try:
-            return await call()
-        except StoreUnavailableError:
-            pass
+        return await absorb(self._clock, call, self._bounded(patience))
+
+    def _bounded(self, patience: float | None) -> float:
         longest = self._settings.store_patience.total_seconds()
-        bounded = longest if patience is None else min(patience, longest)
-        return await persist(self._clock, call, bounded)
+        return longest if patience is None else min(patience, longest)
+
+    def _left(self, patience: float | None, began: float) -> float | None:
+        """Return what is left of a patience since a monotonic time."""
+        if patience is None:
+            return None
+        return max(0.0, patience - (self._clock.monotonic() - began))
 
 
 _FRAME_BYTES = 1024

@@ -7,6 +7,7 @@ from enum import Enum, auto
 
 from outlast.domain.errors import OperationNotFoundError, StoreUnavailableError, TooManyWaitersError
 from outlast.domain.operation import Operation
+from outlast.engine.patience import absorb
 from outlast.ports import Change, Changes, Clock, OperationStore
 
 _log = logging.getLogger(__name__)
@@ -60,12 +61,13 @@ class WaiterHub:
         """How many calls are waiting."""
         return self._count
 
-    async def wait(self, name: str, seconds: float) -> Operation | None:
+    async def wait(self, name: str, seconds: float, patience: float) -> Operation | None:
         """Return an operation when it is done, or None after so many seconds.
 
         None comes at once if there is no time, and when the hub is released. Raises
-        OperationNotFoundError, at once or when it is deleted meanwhile, and
-        TooManyWaitersError.
+        OperationNotFoundError, at once or when it is deleted meanwhile,
+        TooManyWaitersError, and StoreUnavailableError if the store could not be asked
+        within `patience`, in seconds.
         """
         if seconds <= 0 or self._released:
             return None
@@ -78,7 +80,9 @@ class WaiterHub:
         self._add(name, waiter)
         try:
             if first:
-                operation = self._store.peek(name) or await self._store.get(name)
+                operation = self._store.peek(name)
+                if operation is None:
+                    operation = await absorb(self._clock, lambda: self._store.get(name), patience)
                 if operation.done:
                     return operation
             else:
