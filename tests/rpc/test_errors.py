@@ -7,6 +7,8 @@ from datetime import timedelta
 import grpc
 import pytest
 from google.longrunning import operations_pb2
+from google.rpc import status_pb2
+from google.rpc.error_details_pb2 import LocalizedMessage, RetryInfo
 from outlastapi.script.v1 import script_pb2
 from outlastapi.v1 import operations_admin_pb2 as admin_pb2
 
@@ -79,16 +81,94 @@ async def test_a_service_chooses_its_errors(serving, scripted):
         assert (refusal.info.reason, refusal.info.domain) == ("SHELF_FULL", "b.example.com")
 
 
+OVERLONG = {
+    "message": {"message": "ü" * 100_000},
+    "message of four-byte characters": {"message": "\U0001f600" * 100_000},
+    "reason": {"reason": "X" * 9000},
+    "domain": {"domain": "x" * 9000},
+    "metadata": {"metadata": {"key": "v" * 100_000}},
+    "many metadata": {"metadata": {f"k{number}": "v" for number in range(10_000)}},
+    "detail": {"details": [LocalizedMessage(message="x" * 9000), RetryInfo()]},
+    "many details": {"details": [RetryInfo()] * 10_000},
+    "everything": {
+        "message": "\U0001f600" * 9000,
+        "reason": "X" * 9000,
+        "domain": "\U0001f600" * 9000,
+        "metadata": {"key": "v" * 3000},
+        "details": [LocalizedMessage(message="x" * 2000), LocalizedMessage(message="x" * 2000)],
+    },
+}
+
+
+def too_long(kind=outlast.ServiceError, **said):
+    said = {"message": "the shelf is full", "reason": "SHELF_FULL", **said}
+    return kind(outlast.Code.FAILED_PRECONDITION, **said)
+
+
 @pytest.mark.assertion(58)
-async def test_the_details_of_an_error_stay_small_whatever_a_service_says(serving, scripted):
+@pytest.mark.parametrize("said", OVERLONG.values(), ids=OVERLONG.keys())
+async def test_trailers_hold_an_error_whatever_a_service_says(serving, scripted, said):
     def validate(_):
-        raise outlast.ServiceError(
-            outlast.Code.FAILED_PRECONDITION, "ü" * 100_000, metadata={"key": "v" * 100_000}
-        )
+        raise too_long(**said)
+
+    async with serving(scripted(validate=validate)) as client:
+        request = script_pb2.RunScriptRequest()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.script.RunScript(request, timeout=20)
+        error = caught.value
+        assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert client.size_on_the_wire(error) <= 8 * 1024
+        (packed,) = (value for _, value in error.trailing_metadata())
+        status = status_pb2.Status.FromString(packed)
+        info = client.unpack(status.details[0])
+        assert said.get("message", "the shelf is full").startswith(status.message.rstrip("…"))
+        assert len(status.message) > 15
+        assert info.reason == said.get("reason", "SHELF_FULL")[:63]
+        assert info.domain == said.get("domain", "outlastapi")[:253]
+
+
+async def test_a_detail_that_does_not_fit_leaves_those_that_do(serving, scripted):
+    def validate(_):
+        raise too_long(**OVERLONG["detail"])
 
     async with serving(scripted(validate=validate)) as client:
         refusal = await client.refused(client.run())
-        assert refusal.code is grpc.StatusCode.FAILED_PRECONDITION
+        assert refusal.detail(RetryInfo) is not None
+        assert refusal.detail(LocalizedMessage) is None
+
+
+@pytest.mark.parametrize("said", OVERLONG.values(), ids=OVERLONG.keys())
+async def test_an_operation_holds_its_error_whatever_its_handler_says(serving, scripted, said):
+    async def work(*_):
+        raise too_long(outlast.OperationFailed, **said)
+
+    async with serving(scripted(work)) as client:
+        request = script_pb2.RunScriptRequest()
+        started = await client.script.RunScript(request, timeout=20)
+        wait = operations_pb2.WaitOperationRequest(name=started.name)
+        done = await client.operations.WaitOperation(wait, timeout=20)
+        assert done.error.code == outlast.Code.FAILED_PRECONDITION
+        assert client.unpack(done.error.details[0]).reason == said.get("reason", "SHELF_FULL")[:63]
+        assert done.ByteSize() < 200_000
+
+
+WRONG = {
+    "field": ("f" * 9000, "wrong"),
+    "description": ("parent", "\U0001f600" * 9000),
+    "text that cannot be sent": ("a\ud800", "b\ud800"),
+}
+
+
+@pytest.mark.assertion(58)
+@pytest.mark.parametrize(("field", "description"), WRONG.values(), ids=WRONG.keys())
+async def test_an_argument_is_refused_whatever_is_said_of_it(serving, scripted, field, description):
+    def validate(_):
+        raise outlast.InvalidArgumentError(field, description)
+
+    async with serving(scripted(validate=validate)) as client:
+        refusal = await client.refused(client.run())
+        assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert field[:100].encode(errors="replace").decode() in refusal.field
 
 
 @contextmanager

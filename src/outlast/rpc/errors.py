@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import islice
 from typing import Any, NoReturn
 
 import grpc
@@ -37,10 +38,16 @@ _CODES: Mapping[type[errors.OutlastError], Code] = {
     WorkerProcessError: Code.UNAVAILABLE,
 }
 
-# Trailers over 8 KiB are refused by many clients, so what is echoed is kept short.
-_MAX_MESSAGE = 400
+# Many clients refuse trailers over 8 KiB. A byte of a message may take three of them, and
+# three bytes of a status four; the rest is for names, lengths and what proxies add.
+_MAX_MESSAGE_BYTES = 480
+_MAX_STATUS_BYTES = 4 * 1024
 _MAX_VALUE = 200
-_MAX_DETAILS_BYTES = 6 * 1024
+
+# What AIP-193 and names of hosts allow; and there are about as many types of details.
+_MAX_REASON = 63
+_MAX_DOMAIN = 253
+_MAX_DETAILS = 16
 
 
 class ServiceError(Exception):
@@ -48,8 +55,9 @@ class ServiceError(Exception):
 
     Raise it from `validate` and from ordinary RPCs. `reason` is UPPER_SNAKE_CASE and
     stable; `domain` names the service; `metadata` holds what is variable in the
-    message. `details` are further messages of google.rpc, each type once. Raises
-    TypeError and ValueError for what cannot be sent.
+    message. `details` are further messages of google.rpc, each type once. What is too
+    long for its place is cut short or left out. Raises TypeError and ValueError for
+    what cannot be sent.
     """
 
     def __init__(
@@ -70,10 +78,9 @@ class ServiceError(Exception):
         for detail in details:
             _require("details", detail, Message, "protobuf messages")
         super().__init__(message)
-        info = error_details_pb2.ErrorInfo(reason=reason, domain=domain, metadata=metadata or {})
-        self.status = Status(
-            checked, message, tuple(pack(detail) for detail in (info, *details)), reason
-        )
+        info = _error_info(reason, domain, metadata)
+        kept = info, *islice(details, _MAX_DETAILS)
+        self.status = Status(checked, message, tuple(map(pack, kept)), info.reason)
 
 
 class OperationFailed(ServiceError):  # noqa: N818  # what happened, in the words of the API
@@ -146,7 +153,7 @@ def status_to_proto(status: Status) -> status_pb2.Status:
     """Return a google.rpc.Status; it always has an ErrorInfo."""
     details = [AnyProto(type_url=each.type_url, value=each.value) for each in status.details]
     if not any(each.type_url == _ERROR_INFO for each in status.details):
-        info = pack(error_details_pb2.ErrorInfo(reason=status.reason, domain=ERROR_DOMAIN))
+        info = pack(_error_info(status.reason))
         details.insert(0, AnyProto(type_url=info.type_url, value=info.value))
     code = int(status.code)
     try:
@@ -160,34 +167,56 @@ async def abort(context: Any, error: BaseException) -> NoReturn:
     status = status_of(error)
     if status.code is Code.INTERNAL and not isinstance(error, ServiceError):
         _log.error("an RPC failed unexpectedly", exc_info=error)
-    proto = status_to_proto(status)
-    proto.message = _shortened(proto.message, _MAX_MESSAGE)
-    while len(proto.details) > 1 and proto.ByteSize() > _MAX_DETAILS_BYTES:
-        del proto.details[-1]
-    if proto.ByteSize() > _MAX_DETAILS_BYTES:
-        del proto.details[:]
-        info = error_details_pb2.ErrorInfo(reason=status.reason, domain=ERROR_DOMAIN)
-        proto.details.add().Pack(info)
+    proto = _fitting(status_to_proto(status))
     trailers = (("grpc-status-details-bin", proto.SerializeToString()),)
     await context.abort(_GRPC_CODES[proto.code], proto.message, trailers)
     raise AssertionError  # abort raises
+
+
+def _fitting(status: status_pb2.Status) -> status_pb2.Status:
+    """Return as much of a status as trailers can carry: an ErrorInfo and what fits beside it."""
+    info, *others = status.details
+    fitting = status_pb2.Status(code=status.code, message=_fitting_message(status.message))
+    fitting.details.append(info)
+    if fitting.ByteSize() > _MAX_STATUS_BYTES:
+        whole = error_details_pb2.ErrorInfo.FromString(info.value)
+        fitting.details[0].Pack(_error_info(whole.reason, whole.domain))
+    for detail in others:
+        fitting.details.append(detail)
+        if fitting.ByteSize() > _MAX_STATUS_BYTES:
+            del fitting.details[-1]
+    return fitting
+
+
+def _fitting_message(message: str) -> str:
+    encoded = message.encode(errors="replace")
+    if len(encoded) <= _MAX_MESSAGE_BYTES:
+        return encoded.decode()
+    return encoded[:_MAX_MESSAGE_BYTES].decode(errors="ignore") + "…"
 
 
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 _ERROR_INFO = TYPE_PREFIX + error_details_pb2.ErrorInfo.DESCRIPTOR.full_name
 
 
+def _error_info(
+    reason: str, domain: str = ERROR_DOMAIN, metadata: Mapping[str, str] | None = None
+) -> error_details_pb2.ErrorInfo:
+    return error_details_pb2.ErrorInfo(
+        reason=reason[:_MAX_REASON], domain=domain[:_MAX_DOMAIN], metadata=metadata or {}
+    )
+
+
 def _details(error: errors.OutlastError) -> list[Message]:
     metadata = {key: _shortened(value, _MAX_VALUE) for key, value in error.metadata.items()}
-    details: list[Message] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN, metadata=metadata)
-    ]
+    info = _error_info(error.reason, metadata=metadata)
+    details: list[Message] = [info]
     match error:
         case errors.InvalidArgumentError():
             violation = error_details_pb2.BadRequest.FieldViolation(
-                field=error.field,
-                description=_shortened(error.description, _MAX_MESSAGE),
-                reason=error.reason,
+                field=_shortened(error.field, _MAX_VALUE),
+                description=_fitting_message(error.description),
+                reason=info.reason,
             )
             details.append(error_details_pb2.BadRequest(field_violations=[violation]))
         case errors.OperationNotFoundError():
@@ -205,4 +234,5 @@ def _details(error: errors.OutlastError) -> list[Message]:
 
 
 def _shortened(text: str, limit: int) -> str:
+    text = sendable(text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
