@@ -3,11 +3,12 @@
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ class ServerProcess:
     """
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
-        self._log = folder / "server.log"
+        self._folder = folder
+        self._log = folder / f"server {len(list(folder.glob('server *.log')))}.log"
         command = [sys.executable, "-m", "outlast", "serve", "--listen", "127.0.0.1:0"]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -74,6 +76,23 @@ class ServerProcess:
         operation = self.operations.WaitOperation(request, timeout=2 * TIMEOUT)
         assert operation.done, operation
         return operation
+
+    def pause(self, store: str = "outlast.db") -> None:
+        """Stop the process where it is, but not while it keeps others from writing."""
+        with closing(sqlite3.connect(self._folder / store, timeout=0)) as connection:
+            while True:
+                self.process.send_signal(signal.SIGSTOP)
+                os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError:  # it, or another server, writes just now
+                    self.resume()
+                else:
+                    connection.execute("ROLLBACK")
+                    return
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
