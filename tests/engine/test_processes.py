@@ -7,6 +7,7 @@ can be opened for writing; and when it is gone: then writing fails.
 
 import asyncio
 import faulthandler
+import importlib
 import operator
 import os
 import runpy
@@ -15,6 +16,7 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -128,6 +130,131 @@ async def test_arguments_and_results_that_do_not_pickle_are_told(pool, call):
     with pytest.raises(ConfigurationError, match="not pickle"):
         await pool.run(*call)
     assert await pool.run(operator.add, 1, 2) == 3
+
+
+class LoadedBy:
+    """Pickles as a call that is made when it is loaded."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+class Unsure:
+    """Fails to pickle in a way of its own."""
+
+    def __reduce__(self):
+        raise ValueError("not now")
+
+
+@pytest.fixture
+def known_here_only(monkeypatch):
+    """Return a function of a module that no other process can import."""
+    module = ModuleType("known_here_only")
+    exec("def work(): pass", vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module.work
+
+
+async def test_a_function_that_the_process_cannot_import_is_told(pool, known_here_only):
+    with pytest.raises(ConfigurationError, match=r"cannot be loaded .*known_here_only"):
+        await pool.run(known_here_only)
+    assert await pool.run(operator.add, 1, 2) == 3
+
+
+@pytest.mark.parametrize(
+    ("argument", "match"),
+    [
+        (LoadedBy(int, "x"), "cannot be loaded .*ValueError"),
+        (LoadedBy(sys.exit, 3), "cannot be loaded .*SystemExit"),
+        (Unsure(), "not pickle .*not now"),
+    ],
+    ids=["error", "exit", "unsure"],
+)
+async def test_an_argument_that_cannot_be_passed_on_is_told(pool, argument, match):
+    with pytest.raises(ConfigurationError, match=match):
+        await pool.run(print, argument)
+    assert await pool.run(operator.add, 1, 2) == 3
+
+
+ODD = """
+class Odd:
+    def __reduce__(self):
+        return int, ("x",)
+
+def odd():
+    return Odd()
+"""
+
+
+async def test_a_result_that_cannot_be_loaded_here_is_told(pool, tmp_path, monkeypatch):
+    (tmp_path / "odd_results.py").write_text(ODD)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("odd_results")
+    try:
+        with pytest.raises(ConfigurationError, match=r"cannot be loaded here .*invalid literal"):
+            await pool.run(module.odd)
+    finally:
+        del sys.modules["odd_results"]
+    assert await pool.run(operator.add, 1, 2) == 3
+
+
+SCRIPT = """
+import asyncio
+import operator
+import sys
+
+from outlast.domain.errors import ConfigurationError
+from outlast.engine.processes import ProcessPool
+
+class Result:
+    pass
+
+def work():
+    return Result()
+
+async def main():
+    pool = ProcessPool(1)
+    print(await pool.run(operator.add, 1, 2))
+    try:
+        print(isinstance(await pool.run(work), Result))
+    except ConfigurationError as error:
+        print(error)
+    await pool.close()
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+async def output_of(script):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(script),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, log = await process.communicate()
+    assert process.returncode == 0, log
+    return output.decode(), log.decode()
+
+
+async def test_a_script_may_run_functions_of_its_own_and_return_its_own_objects(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    assert await output_of(script) == ("3\nTrue\n", "")
+
+
+@pytest.mark.parametrize("end", ["raise RuntimeError('once only')", "sys.exit(3)"])
+async def test_a_script_that_cannot_run_twice_costs_only_its_own_functions(tmp_path, end):
+    script = tmp_path / "script.py"
+    script.write_text(f"{SCRIPT}else:\n    {end}\n")
+    output, log = await output_of(script)
+    assert output.startswith("3\nthe function or an argument cannot be loaded")
+    assert "once only" in log or "SystemExit" in log
 
 
 async def test_cancelling_kills_the_process(pool, pipe):

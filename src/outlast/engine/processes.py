@@ -9,7 +9,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from outlast.domain.errors import ConfigurationError, OutlastError
 
@@ -39,7 +39,7 @@ class ProcessPool:
         Function, arguments and result must pickle; what the function raises is raised.
         Cancelling the caller kills the process, also inside an extension that never
         looks up. Raises WorkerProcessError if the process dies, and ConfigurationError
-        for what does not pickle.
+        for what does not pickle, or cannot be loaded on the other side.
         """
         request = _pickled(function, args)
         async with self._turns:
@@ -56,7 +56,7 @@ class ProcessPool:
             self._idle.append(worker)
             if self._closed:
                 await self.close()
-        succeeded, result = pickle.loads(answer)  # noqa: S301  # from our own process
+        succeeded, result = _unpickled(function, answer)
         if not succeeded:
             raise result
         value: T = result
@@ -81,11 +81,26 @@ class ProcessPool:
 def _pickled(function: Callable[..., object], args: tuple[object, ...]) -> bytes:
     try:
         return pickle.dumps((function, args))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the class of an argument does
         raise ConfigurationError(
             f"{function!r} cannot run in another process, because it or an argument does not "
             f"pickle ({error}); name a function of a module"
         ) from error
+
+
+def _unpickled(function: Callable[..., object], answer: bytes) -> tuple[bool, Any]:
+    try:
+        succeeded, result = pickle.loads(answer)  # noqa: S301  # from our own process
+    except MemoryError:
+        raise
+    except Exception as error:  # as above
+        raise ConfigurationError(
+            f"what {function!r} returned or raised in another process cannot be loaded here "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    return succeeded, result
 
 
 class _Worker:
@@ -117,6 +132,8 @@ class _Worker:
 
 async def _start() -> _Worker:
     """Start a process that finds the modules that this one finds."""
+    # What comes from the script bears this name there, as with multiprocessing.
+    sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
     script = getattr(sys.modules["__main__"], "__file__", None)
     if script is not None and not await asyncio.to_thread(Path(script).is_file):
         script = None

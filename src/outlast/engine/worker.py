@@ -6,6 +6,8 @@ import pickle
 import runpy
 import signal
 import sys
+import traceback
+from collections.abc import Callable
 from types import ModuleType
 from typing import BinaryIO
 
@@ -27,9 +29,7 @@ def main(parent: int, script: str | None) -> None:
             return
     requests, answers = _take_channel()
     if script is not None:
-        module = ModuleType("__mp_main__")
-        module.__dict__.update(runpy.run_path(script, run_name="__mp_main__"))
-        sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+        _run_script(script)
     while size := requests.read(SIZE_BYTES):
         answer = _answer(requests.read(int.from_bytes(size)))
         answers.write(len(answer).to_bytes(SIZE_BYTES) + answer)
@@ -45,10 +45,22 @@ def _take_channel() -> tuple[BinaryIO, BinaryIO]:
     return channel
 
 
+def _run_script(script: str) -> None:
+    """Run what the parent runs. If that fails, what comes from other modules still works."""
+    module = ModuleType("__mp_main__")
+    try:
+        module.__dict__.update(runpy.run_path(script, run_name="__mp_main__"))
+    except MemoryError:
+        raise
+    except BaseException:  # noqa: BLE001  # a script may well end its process
+        traceback.print_exc()
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+
+
 def _answer(request: bytes) -> bytes:
     """Run a function; return whether it succeeded with its result, or with its error."""
     try:
-        function, arguments = pickle.loads(request)  # noqa: S301  # from the parent
+        function, arguments = _loaded(request)
         result = function(*arguments)
     except Exception as error:  # noqa: BLE001  # the parent raises it
         return _failed(error)
@@ -59,6 +71,21 @@ def _answer(request: bytes) -> bytes:
     except Exception as error:  # noqa: BLE001  # whatever its class does when it is pickled
         text = f"what {function!r} returned does not pickle ({error})"
         return _failed(ConfigurationError(text))
+
+
+def _loaded(request: bytes) -> tuple[Callable[..., object], tuple[object, ...]]:
+    """Return a function and its arguments; what keeps them away is there the next time too."""
+    try:
+        function, arguments = pickle.loads(request)  # noqa: S301  # from the parent
+    except MemoryError:
+        raise
+    except BaseException as error:  # whatever importing a module and making an object does
+        raise ConfigurationError(
+            "the function or an argument cannot be loaded in another process "
+            f"({type(error).__name__}: {error}); name a function of a module that can be "
+            "imported there"
+        ) from error
+    return function, arguments
 
 
 def _failed(error: Exception) -> bytes:
