@@ -85,7 +85,8 @@ class ForeignServer(operations_pb2_grpc.OperationsServicer):
     changed: threading.Condition = field(default_factory=threading.Condition)
     on_wait: Callable[[operations_pb2.Operation], None] | None = None
     held: Any = None
-    stuck_token: str = ""
+    empty_pages: Iterator[str] = field(default_factory=lambda: iter(()))
+    """The tokens of empty pages that come before the others."""
     failure: tuple[Any, ...] = ()
     """A google.rpc.Status and its details to end every call with, if there is one."""
 
@@ -118,8 +119,9 @@ class ForeignServer(operations_pb2_grpc.OperationsServicer):
     def ListOperations(self, request, context):
         self._called("ListOperations", context)
         self.filters.append(request.filter)
-        if self.stuck_token:
-            return operations_pb2.ListOperationsResponse(next_page_token=self.stuck_token)
+        token = next(self.empty_pages, "")
+        if token:
+            return operations_pb2.ListOperationsResponse(next_page_token=token)
         parent = "" if request.name == "operations" else f"{request.name}/"
         found = [
             operation

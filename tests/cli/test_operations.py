@@ -1,5 +1,6 @@
 """`outlast operations list|get|cancel|delete`, against servers of several kinds."""
 
+import itertools
 import json
 import os
 import socket
@@ -81,11 +82,29 @@ def test_list_passes_on_parent_filter_and_headers(run, foreign):
     assert foreign.headers["x-goog-request-params"] == "name=projects%2Fp"
 
 
-def test_list_stops_when_a_server_gives_the_same_page_for_ever(run, foreign):
-    foreign.stuck_token = "again"
+@pytest.mark.parametrize("tokens", [["again"], ["a", "b", "c"]], ids=len)
+def test_list_stops_when_a_server_gives_the_same_pages_for_ever(run, foreign, tokens):
+    foreign.empty_pages = itertools.cycle(tokens)
     result = run("operations", "list", "--all", server=foreign)
     assert result.exit_code == ExitCode.RPC_ERROR
-    assert "same page" in result.stderr
+    assert "same pages" in result.stderr
+    assert len(foreign.filters) == len(tokens) + 1
+
+
+def test_list_stops_when_a_server_gives_empty_pages_for_ever(run, foreign):
+    foreign.empty_pages = map(str, itertools.count())
+    result = run("operations", "list", "--all", server=foreign)
+    assert result.exit_code == ExitCode.RPC_ERROR
+    assert "1000 empty pages in a row" in result.stderr
+    assert len(foreign.filters) == 1000
+
+
+def test_list_goes_on_over_pages_that_a_filter_left_empty(run, foreign):
+    foreign.add("operations/a")
+    foreign.empty_pages = map(str, range(-998, 1))
+    result = run("operations", "list", "--all", server=foreign)
+    assert (result.exit_code, result.stderr) == (ExitCode.OK, "")
+    assert result.stdout.startswith("operations/a\t")
 
 
 def test_get_prints_what_is_known_line_by_line(run, foreign, types):

@@ -20,6 +20,9 @@ from outlast.cli.snapshot import Snapshot
 
 RPC_TIMEOUT_SECONDS = 30.0
 
+_MAX_EMPTY_PAGES = 1000
+"""In a row: a filter may leave pages empty, but a list has to come to an end."""
+
 # What a server may take on top of the time that it was asked to wait.
 _WAIT_MARGIN_SECONDS = 2.0
 
@@ -87,6 +90,8 @@ class OperationsClient:
         request = operations_pb2.ListOperationsRequest(
             name=parent, filter=filter_, page_size=page_size
         )
+        tokens: set[str] = set()
+        empty_pages = 0
         while True:
             with rpc_errors_reported(self._connection):
                 page = self._stub.ListOperations(
@@ -96,11 +101,12 @@ class OperationsClient:
                 yield snapshot_of(operation, self._types)
             if not page.next_page_token:
                 return
-            if page.next_page_token == request.page_token:
-                raise Failure(
-                    ExitCode.RPC_ERROR,
-                    "the server gives the same page again and again; this is a fault of the server",
-                )
+            if page.next_page_token in tokens:
+                raise _endless("the server gives the same pages again and again")
+            empty_pages = 0 if page.operations else empty_pages + 1
+            if empty_pages == _MAX_EMPTY_PAGES:
+                raise _endless(f"the server gave {empty_pages} empty pages in a row")
+            tokens.add(page.next_page_token)
             request.page_token = page.next_page_token
 
     def cancel(self, name: str) -> None:
@@ -121,3 +127,7 @@ class OperationsClient:
             *self._connection.headers,
             ("x-goog-request-params", f"name={quote(name, safe='')}"),
         )
+
+
+def _endless(what: str) -> Failure:
+    return Failure(ExitCode.RPC_ERROR, f"{what}, and promises more; this is a fault of the server")
