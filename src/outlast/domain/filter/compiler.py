@@ -87,7 +87,9 @@ def _in_message(schema: Schema, path: Sequence[str], restriction: Restriction) -
         return _any(tests)
     if errors:
         raise errors[0]
-    raise invalid(f"there is no field {shown(name)}: {restriction.name}", restriction.position)
+    known = len(restriction.path) - len(path)
+    unknown = ".".join(restriction.path[: known + 1])
+    raise invalid(f"there is no field {shown(unknown)}", restriction.position)
 
 
 def _in_field(field: Field, path: Sequence[str], restriction: Restriction) -> Test:
