@@ -47,6 +47,14 @@ async def test_a_parent_that_cannot_be_is_refused(serving, name):
         assert (refusal.code, refusal.field) == (grpc.StatusCode.INVALID_ARGUMENT, "name")
 
 
+@pytest.mark.parametrize("name", ["-", "-/operations", "x/-", "x/-/operations", "x/-/y"])
+async def test_a_list_across_parents_is_said_not_to_be_supported(serving, name):
+    async with serving() as client:
+        refusal = await client.refused(client.page(name))
+        assert (refusal.code, refusal.field) == (grpc.StatusCode.INVALID_ARGUMENT, "name")
+        assert "'-' for any parent is not supported" in refusal.message
+
+
 @pytest.mark.assertion(94)
 async def test_the_size_of_a_page_has_a_default_and_a_limit(serving):
     async with serving(execute=False) as client:

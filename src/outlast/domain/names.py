@@ -8,6 +8,7 @@ MAX_NAME_LENGTH = 1024
 MAX_PARENT_LENGTH = 512
 
 _COLLECTION = "operations"
+_WILDCARD = "-"
 _OPERATION = re.compile(r"(?:(?P<parent>[^/]+(?:/[^/]+)*)/)?operations/[^/]+")
 _PARENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]*(?:/[A-Za-z0-9][A-Za-z0-9._~-]*)*")
 
@@ -52,6 +53,8 @@ def parent_of_collection(name: str) -> str:
     if name in {"", "operations"}:
         return ""
     parent = name.removesuffix("/operations")
+    if _WILDCARD in parent.split("/"):
+        raise InvalidArgumentError("name", "'-' for any parent is not supported; name one parent")
     if _PARENT.fullmatch(parent) is None:
         raise InvalidArgumentError("name", "must be a parent resource, or {parent}/operations")
     return parent
