@@ -1,6 +1,7 @@
 """Servers that are asked to stop."""
 
 import signal
+from collections import Counter
 from datetime import timedelta
 
 import grpc
@@ -36,6 +37,24 @@ class Stubborn(script_pb2_grpc.ScriptServiceServicer):
     async def EraseScript(self, request, operation):
         Path("runs").touch()
         await operation.run_in_thread(time.sleep, 3600)
+"""
+
+LOADED = """
+import asyncio
+from pathlib import Path
+
+import outlast
+from outlastapi.script.v1 import script_pb2, script_pb2_grpc
+
+
+class Loaded(script_pb2_grpc.ScriptServiceServicer):
+    @outlast.long_running()
+    async def RunScript(self, request, operation):
+        with open("runs", "a") as runs:
+            runs.write(f"{operation.name} {operation.attempt}\\n")
+        while not Path(request.steps[0].answer.text).exists():
+            await asyncio.sleep(0.02)
+        return script_pb2.RunScriptResponse()
 """
 
 
@@ -115,6 +134,92 @@ def test_work_that_does_not_stop_cannot_keep_the_process(serve, folder, eventual
     assert server.process.wait(20) == 0
     assert "does not stop" in server.log
     assert serve("--script").result(name).HasField("response")
+
+
+@pytest.fixture
+def load(serve, folder, eventually):
+    """Give a server ten times what it can run at once, and callers who wait for it."""
+    (folder / "loaded.py").write_text(LOADED, encoding="utf-8")
+
+    def load(*arguments):
+        server = serve("--service", "loaded:Loaded", "--concurrency", "20", *arguments)
+        names = [
+            server.run_script({"answer": {"text": "quick" if number % 3 else "long"}})
+            for number in range(200)
+        ]
+        eventually(lambda: len(runs(folder)) == 20)
+        waits = [
+            server.operations.WaitOperation.future(
+                operations_pb2.WaitOperationRequest(name=name, timeout={"seconds": 60}), timeout=60
+            )
+            for name in names[:50]
+        ]
+        server.get(names[0])  # answered after the server has the calls that wait
+        watch = health(server)
+        assert next(watch).status == SERVING
+        return server, names, waits, watch
+
+    return load
+
+
+def runs(folder):
+    """Return the name and the attempt of every run that has begun."""
+    path = folder / "runs"
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def finish_everything(serve, folder, names, state_of):
+    """Have the next server finish what is left; every operation needs one attempt in all."""
+    for name in ("quick", "long"):
+        (folder / name).touch()
+    server = serve("--service", "loaded:Loaded", "--lease", "1h")
+    results = [server.result(name) for name in names]
+    assert all(result.HasField("response") for result in results)
+    assert {state_of(result).attempt for result in results} == {1}
+    assert {line.split()[1] for line in runs(folder)} == {"1"}
+
+
+def test_a_loaded_server_that_stops_finishes_or_gives_back_all_it_has_accepted(
+    serve, folder, load, eventually, state_of
+):
+    server, names, waits, watch = load("--grace", "1h", "--lease", "1h")
+    began = runs(folder)
+
+    server.terminate()
+
+    assert next(watch).status == NOT_SERVING
+    latest = [wait.result() for wait in waits]
+    assert not any(operation.done for operation in latest)
+    assert [state_of(operation).state for operation in latest] == (
+        20 * [OperationMetadata.RUNNING] + 30 * [OperationMetadata.PENDING]
+    )
+    names.append(server.run_script({"answer": {"text": "long"}}))  # what is accepted is kept
+    (folder / "quick").touch()
+    eventually(lambda: all(server.get(names[number]).done for number in range(20) if number % 3))
+    assert server.process.poll() is None
+    server.terminate()  # otherwise it waits an hour
+    assert server.process.wait(10) == 0
+    assert runs(folder) == began
+    finish_everything(serve, folder, names, state_of)
+    again = Counter(line.split()[0] for line in runs(folder))
+    assert again == {name: 2 if name in names[:20:3] else 1 for name in names}
+
+
+def test_a_loaded_server_whose_work_ends_within_the_grace_stops_by_itself(
+    serve, folder, load, eventually, state_of
+):
+    server, names, waits, watch = load("--grace", "1h", "--lease", "1h")
+    server.terminate()
+    assert next(watch).status == NOT_SERVING
+    assert not any(wait.result().done for wait in waits)
+
+    for name in ("quick", "long"):
+        (folder / name).touch()
+
+    assert server.process.wait(30) == 0
+    assert len(runs(folder)) == 20
+    finish_everything(serve, folder, names, state_of)
+    assert Counter(line.split()[0] for line in runs(folder)) == Counter(names)
 
 
 def test_a_server_that_stops_answers_no_new_connection(serve):
