@@ -179,6 +179,24 @@ async def test_closing_leaves_nothing_behind(path: Path, clock: ManualClock) -> 
     assert not [task for task in asyncio.all_tasks() if "sqlite" in task.get_name()]
 
 
+async def test_closing_does_not_wait_for_another_process(
+    path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "outlast.stores.sqlite.connection.connect",
+        lambda path, *, busy_timeout_seconds=3600: connect(
+            path, busy_timeout_seconds=busy_timeout_seconds
+        ),
+    )
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        async with SqliteStore.open(path, clock=clock) as store:
+            other.execute("BEGIN EXCLUSIVE")
+            inserting = asyncio.create_task(Driver(store, clock).insert())
+            await asyncio.sleep(0)
+        with pytest.raises(StoreUnavailableError, match="locked"):
+            await inserting
+
+
 async def test_the_last_to_close_removes_the_wal(path: Path, clock: ManualClock) -> None:
     wal = Path(f"{path}-wal")
     async with SqliteStore.open(path, clock=clock) as first:

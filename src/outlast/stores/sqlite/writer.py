@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from outlast.domain.errors import OutlastError, StoreUnavailableError
 from outlast.ports import Change
-from outlast.stores.sqlite.connection import is_damage, translated_errors
+from outlast.stores.sqlite.connection import is_busy, is_damage, translated_errors
 from outlast.stores.sqlite.generation import Generation
 from outlast.stores.sqlite.transaction import Command, Transaction
 
@@ -26,6 +26,9 @@ _log = logging.getLogger(__name__)
 
 MAX_BATCH = 256
 """How many commands one transaction takes at the most."""
+
+_LOCK_TURN_MILLISECONDS = 100
+"""How long the thread waits for another process's transaction before it looks up."""
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +51,11 @@ class Written:
 
 
 class Writer:
-    """Runs commands on a connection of its own, in a thread of its own."""
+    """Runs commands on a connection of its own, in a thread of its own.
+
+    A command whose caller gives up before its turn is not run. For another process's
+    transaction the connection's busy timeout is waited, and hardly at all after `stop`.
+    """
 
     def __init__(
         self,
@@ -66,6 +73,9 @@ class Writer:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="outlast-sqlite-writer", daemon=True)
         self._stopped = False
+        (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+        self._lock_turns = max(1, patience // _LOCK_TURN_MILLISECONDS)
+        connection.execute(f"PRAGMA busy_timeout = {min(patience, _LOCK_TURN_MILLISECONDS)}")
         self._thread.start()
 
     async def run(self, command: Command[T]) -> T:
@@ -113,6 +123,9 @@ class Writer:
 
     def _commit(self, jobs: list[_Job], written: Written) -> None:
         """Run jobs in one transaction; if one spoils it, halve them until it is alone."""
+        jobs = [job for job in jobs if not job.future.cancelled()]
+        if not jobs:
+            return
         try:
             self._attempt(jobs, written)
         except StoreUnavailableError as error:
@@ -136,7 +149,7 @@ class Writer:
         with translated_errors():
             if connection.in_transaction:  # the last one could not even be rolled back
                 connection.execute("ROLLBACK")
-            connection.execute("BEGIN IMMEDIATE")
+            self._begin()
             written.others_wrote |= self._generation.read() != self._generation_known
             rows_before = connection.total_changes
             try:
@@ -153,6 +166,17 @@ class Writer:
                         connection.execute("ROLLBACK")
                 raise
         written.changes.extend(transaction.committed())
+
+    def _begin(self) -> None:
+        """Take the write lock as soon as no other process has it."""
+        for turns_left in reversed(range(self._lock_turns)):
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if not turns_left or self._stopped or not is_busy(error):
+                    raise
+            else:
+                return
 
     def _deliver(self, jobs: list[_Job], written: Written) -> None:
         """Answer the callers, then tell of the changes. Runs on the event loop."""
