@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from outlast.domain.errors import StoreUnavailableError
 from outlast.domain.listing import ListQuery
 from outlast.domain.operation import Attempt, Claim, Lease, Operation, Progress, State
 from outlast.domain.status import Payload
@@ -167,6 +168,20 @@ class OperationStore(ABC):
         it raises, nothing is kept.
         """
 
+    @abstractmethod
+    async def redrive(
+        self, name: str, operation_id: str, *, again: bool = True, max_pending: int | None = None
+    ) -> Inserted:
+        """Keep a new operation that does the work of a visible one again (`transitions.redrive`).
+
+        It is due at once and has the request and the recorded steps of the old one, which
+        stays as it is. The same call made again, known by its `operation_id`, returns the
+        operation as it is now. If a visible redrive of the same operation is not done, or
+        unless `again` if there is one at all, it is returned instead (the newest, ties by
+        name), also to callers at the same time. Raises OperationNotFoundError and NotRedrivableError, and as `insert`
+        ExclusiveConflictError and QueueFullError; then nothing is kept.
+        """
+
     def peek(self, name: str) -> Operation | None:
         """Return a visible operation if that takes no more than looking into memory.
 
@@ -206,6 +221,14 @@ class OperationStore(ABC):
     @abstractmethod
     async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
         """Let leases run for `duration` from now, and say which are lost or to be cancelled."""
+
+    def renew_from_thread(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
+        """Do what `renew` does, for another thread while the event loop stands still.
+
+        It blocks until that is durable. A store that leaves it out loses the leases of
+        a loop that is blocked for longer than they last.
+        """
+        raise StoreUnavailableError("this store renews leases on the event loop only")
 
     @abstractmethod
     async def record_progress(

@@ -12,6 +12,7 @@ from outlast.engine.methods import Method
 from outlast.engine.retention import sweep_forever
 from outlast.engine.settings import EngineSettings
 from outlast.engine.waiters import WaiterHub
+from outlast.engine.watchdog import LoopWatchdog
 from outlast.ports import Clock, OperationStore
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Engine:
         self.manager = OperationManager(store, clock, self._hub, settings)
         self.executor = Executor(store, clock, self._methods, settings)
         self._sweeper: asyncio.Task[None] | None = None
+        self._watchdog: LoopWatchdog | None = None
         self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Gets the error when a background task ends that should not have."""
         self._watch(*self._hub.tasks)
@@ -67,10 +69,17 @@ class Engine:
         """Make a method known, so that its operations can be started and run here."""
         self._methods[method.name] = method
 
-    def start(self, *, execute: bool = True) -> None:
-        """Begin to run operations (unless told not to) and to forget expired ones."""
+    def start(self, *, execute: bool = True, watch_loop: bool = False) -> None:
+        """Begin to run operations (unless told not to) and to forget expired ones.
+
+        With `watch_loop`, a thread keeps the leases while a handler blocks the event
+        loop; the clock must then be the machine's.
+        """
         if execute:
             self._watch(*self.executor.start())
+            if watch_loop:
+                self._watchdog = LoopWatchdog(self.executor.leases, self.clock, self.settings)
+                self._watchdog.start()
         interval = self.settings.expire_interval.total_seconds()
         self._sweeper = asyncio.create_task(
             sweep_forever(self.store, self.clock, interval), name="outlast-retention"
@@ -84,6 +93,8 @@ class Engine:
     async def stop(self) -> None:
         """Give back what is running and end. Idempotent."""
         await self.executor.stop()
+        if self._watchdog is not None:
+            self._watchdog.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.wait([self._sweeper])

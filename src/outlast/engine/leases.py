@@ -59,6 +59,20 @@ class LeaseKeeper:
                             "the lease of operation %s runs out; it is stopped", running.lease.name
                         )
 
+    def renew_from_thread(self) -> None:
+        """Renew everything in hand while the event loop stands still; raise if that fails.
+
+        What is lost or to be cancelled is told when the loop renews again.
+        """
+        held = [running for running in self._workload if running.keeps_lease]
+        if not held:
+            return
+        asked_at = self._clock.monotonic()
+        renewal = self._store.renew_from_thread([it.lease for it in held], self._lease)
+        for running in held:
+            if running.lease not in renewal.lost:
+                running.lease_until = asked_at + self._lease.total_seconds()
+
     async def _renew(self) -> bool:
         """Renew everything in hand; return whether the store could be asked."""
         held = [running for running in self._workload if running.keeps_lease]

@@ -66,7 +66,7 @@ class Operations:
         """
         settings = EngineSettings() if settings is None else settings
         require("settings", settings, EngineSettings, "outlast.EngineSettings")
-        opening = cls._open(store, services, settings, clock or SystemClock(), execute=execute)
+        opening = cls._open(store, services, settings, clock, execute=execute)
         return _Opening(opening)
 
     @classmethod
@@ -76,16 +76,17 @@ class Operations:
         store: str | OperationStore,
         services: Sequence[object],
         settings: EngineSettings,
-        clock: Clock,
+        clock: Clock | None,
         *,
         execute: bool,
     ) -> AsyncIterator[Self]:
+        time = clock or SystemClock()
         async with (
-            _opened(store, clock) as opened,
-            Engine.open(opened, clock, settings) as engine,
+            _opened(store, time) as opened,
+            Engine.open(opened, time, settings) as engine,
         ):
             operations = cls(engine, services)
-            engine.start(execute=execute)
+            engine.start(execute=execute, watch_loop=clock is None)
             yield operations
 
     @property

@@ -159,6 +159,14 @@ class FaultyStore(OperationStore):
             "insert", lambda: self._store.insert(operation, request, max_pending=max_pending)
         )
 
+    async def redrive(
+        self, name: str, operation_id: str, *, again: bool = True, max_pending: int | None = None
+    ) -> Inserted:
+        return await self._call(
+            "redrive",
+            lambda: self._store.redrive(name, operation_id, again=again, max_pending=max_pending),
+        )
+
     async def get(self, name: str) -> Operation:
         return await self._call("get", lambda: self._store.get(name))
 
@@ -175,6 +183,9 @@ class FaultyStore(OperationStore):
 
     async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
         return await self._call("renew", lambda: self._store.renew(leases, duration))
+
+    def renew_from_thread(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
+        return self._store.renew_from_thread(leases, duration)
 
     async def record_progress(
         self, lease: Lease, progress: Progress | None, metadata: Payload

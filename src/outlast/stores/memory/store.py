@@ -1,6 +1,7 @@
 """The store itself."""
 
 import secrets
+import threading
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -36,13 +37,14 @@ class MemoryStore(OperationStore):
     """Keeps operations in the memory of one process.
 
     Its methods do not await in the middle, which makes them atomic on the event loop
-    that calls them.
+    that calls them. The lock is for `renew_from_thread`.
     """
 
     durability = "none: lost when the process ends"
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._lock = threading.RLock()
         self._secret = secrets.token_bytes(32)
         self._changes = LocalFeed()
         self._records = Records()
@@ -67,9 +69,35 @@ class MemoryStore(OperationStore):
     async def insert(
         self, operation: Operation, request: Payload, *, max_pending: int | None = None
     ) -> Inserted:
-        existing = self._records.get(operation.name) or self._same_request(operation)
-        if existing is not None:
-            return Inserted(existing, created=False)
+        with self._lock:
+            existing = self._records.get(operation.name) or self._same_request(operation)
+            if existing is not None:
+                return Inserted(existing, created=False)
+            self._admit(operation, max_pending)
+            return self._keep(operation, request)
+
+    async def redrive(
+        self, name: str, operation_id: str, *, again: bool = True, max_pending: int | None = None
+    ) -> Inserted:
+        with self._lock:
+            operation = transitions.redrive(self._visible(name), operation_id, self._clock.now())
+            existing = self._records.get(operation.name) or self._redrive_of(name, done=not again)
+            if existing is not None:
+                return Inserted(existing, created=False)
+            self._admit(operation, max_pending)
+            if name in self._steps:
+                self._steps[operation.name] = dict(self._steps[name])
+            return self._keep(operation, self._requests[name])
+
+    def _redrive_of(self, name: str, *, done: bool) -> Operation | None:
+        """Return a visible redrive of an operation: one that is not done, or else the newest."""
+        now = self._clock.now()
+        redrives = [it for it in self._records.redrives(name) if transitions.visible(it, now)]
+        eligible = (it for it in redrives if done or not it.done)
+        return min(eligible, key=lambda it: (it.done, now - it.create_time, it.name), default=None)
+
+    def _admit(self, operation: Operation, max_pending: int | None) -> None:
+        """Raise unless there is room for an operation, and nobody has what it needs."""
         holder = self._records.holder(operation.exclusive_key)
         if holder is not None:
             raise ExclusiveConflictError(
@@ -77,6 +105,8 @@ class MemoryStore(OperationStore):
             )
         if max_pending is not None and self._records.pending >= max_pending:
             raise QueueFullError(max_pending)
+
+    def _keep(self, operation: Operation, request: Payload) -> Inserted:
         self._requests[operation.name] = request
         self._records.put(operation)
         self._changes.publish([Change.of(operation)])
@@ -111,25 +141,33 @@ class MemoryStore(OperationStore):
     async def claim(
         self, worker: str, slots: Mapping[str, int], limit: int, lease: timedelta
     ) -> Claims:
-        now = self._clock.now()
-        free = {method: count for method, count in slots.items() if count > 0}
-        claims: list[Claim] = []
-        changes: list[Change] = []
-        while len(claims) < limit:
-            operation = self._records.longest_ready(free, now)
-            if operation is None:
-                break
-            after = transitions.claim(operation, worker, now, lease)
-            changes.append(self._replace(operation, after))
-            if not after.done:
-                claims.append(Claim(after, self._requests[after.name]))
-                free[after.method] -= 1
-                if free[after.method] == 0:
-                    del free[after.method]
-        self._changes.publish(changes)
-        return Claims(claims, self._records.next_ready_time(slots))
+        with self._lock:
+            now = self._clock.now()
+            free = {method: count for method, count in slots.items() if count > 0}
+            claims: list[Claim] = []
+            changes: list[Change] = []
+            while len(claims) < limit:
+                operation = self._records.longest_ready(free, now)
+                if operation is None:
+                    break
+                after = transitions.claim(operation, worker, now, lease)
+                changes.append(self._replace(operation, after))
+                if not after.done:
+                    claims.append(Claim(after, self._requests[after.name]))
+                    free[after.method] -= 1
+                    if free[after.method] == 0:
+                        del free[after.method]
+            self._changes.publish(changes)
+            return Claims(claims, self._records.next_ready_time(slots))
 
     async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
+        return self.renew_from_thread(leases, duration)
+
+    def renew_from_thread(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
+        with self._lock:
+            return self._renew(leases, duration)
+
+    def _renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
         now = self._clock.now()
         lost: set[Lease] = set()
         cancel_requested: set[Lease] = set()
@@ -147,9 +185,10 @@ class MemoryStore(OperationStore):
     async def record_progress(
         self, lease: Lease, progress: Progress | None, metadata: Payload
     ) -> Operation:
-        operation = self._leased(lease)
-        after = transitions.report(operation, lease, progress, metadata, self._clock.now())
-        return self._write(operation, after)
+        with self._lock:
+            operation = self._leased(lease)
+            after = transitions.report(operation, lease, progress, metadata, self._clock.now())
+            return self._write(operation, after)
 
     async def record_step(self, lease: Lease, key: str, result: Payload) -> None:
         transitions.require_owner(self._leased(lease), lease)
@@ -159,29 +198,33 @@ class MemoryStore(OperationStore):
         return dict(self._steps.get(name, {}))
 
     async def finish(self, lease: Lease, outcome: Outcome) -> Operation:
-        operation = self._leased(lease)
-        after = transitions.finish(operation, lease, outcome, self._clock.now())
-        return self._write(operation, after)
+        with self._lock:
+            operation = self._leased(lease)
+            after = transitions.finish(operation, lease, outcome, self._clock.now())
+            return self._write(operation, after)
 
     async def request_cancel(self, name: str) -> Operation:
-        operation = self._visible(name)
-        after = transitions.request_cancel(operation, self._clock.now())
-        return operation if after is operation else self._write(operation, after)
+        with self._lock:
+            operation = self._visible(name)
+            after = transitions.request_cancel(operation, self._clock.now())
+            return operation if after is operation else self._write(operation, after)
 
     async def delete(self, name: str) -> None:
-        operation = self._visible(name)
-        self._write(operation, transitions.delete(operation))
+        with self._lock:
+            operation = self._visible(name)
+            self._write(operation, transitions.delete(operation))
 
     async def expire(self, limit: int) -> int:
-        now = self._clock.now()
-        count = 0
-        while count < limit:
-            operation = self._records.first_to_expire()
-            if operation is None or not transitions.expired(operation, now):
-                break
-            self._forget(operation.name)
-            count += 1
-        return count
+        with self._lock:
+            now = self._clock.now()
+            count = 0
+            while count < limit:
+                operation = self._records.first_to_expire()
+                if operation is None or not transitions.expired(operation, now):
+                    break
+                self._forget(operation.name)
+                count += 1
+            return count
 
     async def attempts(self, name: str) -> Sequence[Attempt]:
         operation = self._visible(name)

@@ -39,6 +39,7 @@ from outlast.stores.sqlite.commands import (
 )
 from outlast.stores.sqlite.connection import StoreFile, is_busy, translated_errors
 from outlast.stores.sqlite.recent import Recent
+from outlast.stores.sqlite.redriving import Redrive
 from outlast.stores.sqlite.rows import (
     attempt_from_row,
     from_micros,
@@ -112,6 +113,11 @@ class SqliteStore(OperationStore):
         self, operation: Operation, request: Payload, *, max_pending: int | None = None
     ) -> Inserted:
         return await self._writer.run(Insert(operation, request, max_pending))
+
+    async def redrive(
+        self, name: str, operation_id: str, *, again: bool = True, max_pending: int | None = None
+    ) -> Inserted:
+        return await self._writer.run(Redrive(name, operation_id, again, max_pending))
 
     def peek(self, name: str) -> Operation | None:
         if self._closed or self._file.generation.read() != self._cache.generation:
@@ -187,6 +193,9 @@ class SqliteStore(OperationStore):
 
     async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
         return await self._writer.run(Renew(leases, duration))
+
+    def renew_from_thread(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
+        return self._writer.run_from_thread(Renew(leases, duration))
 
     async def record_progress(
         self, lease: Lease, progress: Progress | None, metadata: Payload

@@ -9,6 +9,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -30,11 +31,15 @@ MAX_BATCH = 256
 _LOCK_TURN_MILLISECONDS = 100
 """How long the thread waits for another process's transaction before it looks up."""
 
+_LONGEST_WAIT_SECONDS = 10.0
+"""How long another thread than the event loop's waits for its command."""
+
 
 @dataclass(slots=True, eq=False)
 class _Job:
     command: Command[Any]
-    future: asyncio.Future[Any]
+    future: asyncio.Future[Any] | Future[Any]
+    """Of the event loop, or of another thread that waits for it."""
     result: Any = None
     error: BaseException | None = None
 
@@ -86,6 +91,17 @@ class Writer:
         self._queue.put(_Job(command, future))
         return await future
 
+    def run_from_thread(self, command: Command[T]) -> T:
+        """Do as `run` does, for a thread that waits, whatever the event loop is doing."""
+        if self._stopped:
+            raise StoreUnavailableError("the operation store is closed")
+        future: Future[T] = Future()
+        self._queue.put(_Job(command, future))
+        try:
+            return future.result(_LONGEST_WAIT_SECONDS)
+        except TimeoutError:
+            raise StoreUnavailableError("the operation store does not answer") from None
+
     def stop(self) -> None:
         """Let the thread end when it has finished what was asked for."""
         if not self._stopped:
@@ -101,6 +117,9 @@ class Writer:
             jobs, stop = self._gather(job)
             written = Written([], self._generation_known)
             self._commit(jobs, written)
+            for job in jobs:
+                if isinstance(job.future, Future):
+                    _answer(job)
             try:
                 self._loop.call_soon_threadsafe(self._deliver, jobs, written)
             except RuntimeError:  # the loop is closed: nobody is left to hear of it
@@ -181,13 +200,16 @@ class Writer:
     def _deliver(self, jobs: list[_Job], written: Written) -> None:
         """Answer the callers, then tell of the changes. Runs on the event loop."""
         for job in jobs:
-            if job.future.done():
-                continue
-            if job.error is not None:
-                job.future.set_exception(job.error)
-            else:
-                job.future.set_result(job.result)
+            if not job.future.done():
+                _answer(job)
         self._publish(written)
+
+
+def _answer(job: _Job) -> None:
+    if job.error is not None:
+        job.future.set_exception(job.error)
+    else:
+        job.future.set_result(job.result)
 
 
 def run_jobs(transaction: Transaction, jobs: Sequence[_Job]) -> None:

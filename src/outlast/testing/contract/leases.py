@@ -1,11 +1,12 @@
 """What `renew`, `record_progress`, `record_step` and `steps` promise."""
 
+import threading
 from datetime import timedelta
 
 import pytest
 
 from outlast.domain import transitions
-from outlast.domain.errors import OperationNotFoundError
+from outlast.domain.errors import OperationNotFoundError, StoreUnavailableError
 from outlast.domain.operation import Lease, Progress
 from outlast.domain.status import Payload
 from outlast.domain.transitions import Outcome, Released, Succeeded
@@ -37,6 +38,28 @@ class RenewContract(ContractFixtures):
         assert await driver.claim("worker-2") == []
         await clock.advance(0.000001)
         assert len(await driver.claim("worker-2")) == 1
+
+    async def test_a_lease_is_renewed_from_another_thread_while_the_loop_stands_still(
+        self, driver: Driver, store: OperationStore, clock: ManualClock
+    ) -> None:
+        """A store may leave it out, and then says that it is not available."""
+        claim, other = await driver.start(), Lease("operations/unknown", 1)
+        await clock.advance(20)
+        renewals: list[Renewal] = []
+        errors: list[Exception] = []
+
+        def renew() -> None:
+            try:
+                renewals.append(store.renew_from_thread([claim.lease, other], LEASE))
+            except StoreUnavailableError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=renew)
+        thread.start()
+        thread.join()  # on the loop, which can do nothing meanwhile
+        assert renewals == [Renewal(lost=frozenset({other}))] or errors
+        await clock.advance(15)
+        assert len(await driver.claim("worker-2")) == len(errors)
 
     async def test_a_lease_can_be_renewed_to_end_sooner(
         self, driver: Driver, store: OperationStore, clock: ManualClock
