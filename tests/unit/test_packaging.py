@@ -117,6 +117,36 @@ def test_the_vendored_protos_are_those_of_the_installed_package(tmp_path):
         assert vendored == descriptor_pb2.FileDescriptorProto.FromString(installed), vendored.name
 
 
+@pytest.mark.parametrize(
+    ("missing", "module"),
+    [
+        ("pytest", "store_contract"),
+        ("pytest_asyncio", "store_contract"),
+        ("hypothesis", "store_machine"),
+    ],
+)
+def test_the_test_kit_says_what_to_install(missing, module):
+    program = f"import sys; sys.modules[{missing!r}] = None; import outlast.testing.{module}"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+    )
+    last = ran.stderr.splitlines()[-1]
+    assert re.match(rf"ImportError: .* needs {missing}: install the extra ", last, re.IGNORECASE)
+    extra = re.search(r"outlast\[(\w+)\]", last)[1]
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    installs = map(distribution, pyproject["project"]["optional-dependencies"][extra])
+    assert distribution(missing) in set(installs)
+
+
+@pytest.mark.parametrize("module", ["clock", "faults"])
+def test_what_tests_of_services_use_needs_nothing_else(module):
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['pytest', 'pytest_asyncio', 'hypothesis']));"
+        f"import outlast.testing.{module}"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+
+
 def test_constraints_are_exact_versions_and_nothing_else():
     for line in constraints():
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._!+-]+", line), line

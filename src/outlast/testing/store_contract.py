@@ -9,9 +9,10 @@ A store's test subclasses it and gives the fixture `store`:
                 yield store
 
 A store that several clients can open at the same time gives `other` as well, a
-second client of the same operations. The tests are async; run them with
-pytest-asyncio in its auto mode, and with `pytest.register_assert_rewrite
-("outlast.testing")` in the conftest, which makes failures readable.
+second client of the same operations. The tests need pytest and pytest-asyncio, which
+the extra `testing` installs. They are async; run them with pytest-asyncio in its auto
+mode, and with `pytest.register_assert_rewrite("outlast.testing")` in the conftest,
+which makes failures readable.
 """
 
 from outlast.testing.contract.claims import (
@@ -36,6 +37,7 @@ from outlast.testing.contract.inserts import (
 )
 from outlast.testing.contract.leases import ProgressContract, RenewContract, StepContract
 from outlast.testing.contract.reads import ListContract, ReadContract
+from outlast.testing.contract.redrives import RedriveContract
 
 
 class StoreContract(
@@ -43,6 +45,7 @@ class StoreContract(
     RequestIdContract,
     ExclusiveContract,
     QueueLimitContract,
+    RedriveContract,
     ReadContract,
     ListContract,
     ClaimContract,

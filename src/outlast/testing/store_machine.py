@@ -7,6 +7,8 @@ A store's test subclasses it and says how a store is opened:
             return MyStore.open(clock=clock)
 
     TestMyStoreMachine = MyStoreMachine.TestCase
+
+It needs Hypothesis, which the extra `testing` installs.
 """
 
 import asyncio
@@ -16,8 +18,12 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+try:
+    from hypothesis import strategies as st
+    from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+except ModuleNotFoundError as error:
+    msg = f"{__name__} needs Hypothesis: install the extra outlast[testing]"
+    raise ImportError(msg) from error
 
 from outlast.domain import transitions
 from outlast.domain.errors import (
