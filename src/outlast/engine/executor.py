@@ -52,7 +52,8 @@ class Executor:
         self._settings = settings
         self._chance = chance or random.Random()  # noqa: S311  # jitter, no secret
         self._workload = Workload(methods, settings.concurrency)
-        self._leases = LeaseKeeper(store, clock, self._workload, settings.lease)
+        self.leases = LeaseKeeper(store, clock, self._workload, settings.lease)
+        """Keeps the leases of what runs here."""
         self._processes = ProcessPool()
         self._threads = ThreadPoolExecutor(
             settings.concurrency, thread_name_prefix="outlast-handler"
@@ -77,8 +78,8 @@ class Executor:
         self._unsubscribe = self._store.changes.subscribe(self._on_changes)
         self._loops = [
             asyncio.create_task(self._claim_forever(), name="outlast-claim"),
-            asyncio.create_task(self._leases.renew_forever(), name="outlast-renew"),
-            asyncio.create_task(self._leases.fence_forever(), name="outlast-fence"),
+            asyncio.create_task(self.leases.renew_forever(), name="outlast-renew"),
+            asyncio.create_task(self.leases.fence_forever(), name="outlast-fence"),
         ]
         return tuple(self._loops)
 
@@ -137,7 +138,7 @@ class Executor:
         """Claim up to the free slots; return for how long there is nothing to claim."""
         slots = self._workload.free_slots()
         poll = self._settings.poll_interval.total_seconds() * self._chance.uniform(0.5, 1)
-        if not slots or self._leases.failing:
+        if not slots or self.leases.failing:
             self._more = True
             return poll
         free = self._settings.concurrency - len(self._workload)
@@ -154,7 +155,7 @@ class Executor:
         for claim in claims.claims:
             self._launch(claim, asked_at)
         if claims.claims and self._hint_missed:
-            self._leases.renew_now()
+            self.leases.renew_now()
         return self._pause_after(claims, slots, poll)
 
     def _pause_after(self, claims: Claims, slots: Mapping[str, int], poll: float) -> float:
@@ -172,7 +173,7 @@ class Executor:
     def _on_changes(self, changes: Changes) -> None:
         if changes is None:
             self._wake.set()
-            self._leases.renew_now()
+            self.leases.renew_now()
             self._hint_missed = True
             return
         for change in changes:
