@@ -52,6 +52,10 @@ HOT_QUERIES = {
         statements.EXCLUSIVE_HOLDER,
         "SEARCH operations USING INDEX operations_exclusive (exclusive_key=?)",
     ),
+    "redrive": (
+        statements.REDRIVE,
+        "SEARCH o USING INDEX operations_redriven (retried_from=?)",
+    ),
     "ready, one method": (statements.select_ready(1), READY),
     "ready, five methods": (statements.select_ready(5), READY),
     "next ready, one method": (
@@ -188,6 +192,7 @@ async def do_everything(store: SqliteStore, clock: ManualClock) -> None:
     await store.delete(again.operation.name)
     await store.finish(again.lease, Succeeded(RESPONSE))
     failed = await driver.run(Failed(ERROR, dead_letter=True))
+    await store.redrive(failed.name, "again", again=False, max_pending=10)
     for _ in range(2):
         await store.get(failed.name)
     await store.get_many([first.name, failed.name])

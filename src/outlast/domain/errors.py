@@ -89,6 +89,20 @@ class ExclusiveConflictError(OutlastError):
         )
 
 
+class NotRedrivableError(OutlastError):
+    """The work of an operation cannot be done again: it goes on, or has succeeded."""
+
+    reason = "OPERATION_NOT_REDRIVABLE"
+
+    def __init__(self, name: str, state: str) -> None:
+        super().__init__(
+            f"operation {_shortened(name)!r} is {state}; only one that failed or was "
+            "cancelled can be redriven",
+            name=_shortened(name),
+            state=state,
+        )
+
+
 class ResourceExhaustedError(OutlastError):
     """A limit is reached; the caller may try again after `retry_delay`."""
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import assert_never
 
-from outlast.domain.errors import LeaseLostError
+from outlast.domain.errors import LeaseLostError, NotRedrivableError
+from outlast.domain.names import operation_name
 from outlast.domain.operation import Attempt, AttemptOutcome, Lease, Operation, Progress, State
 from outlast.domain.status import Code, Payload, Status
 
@@ -66,6 +67,9 @@ ATTEMPTS_EXHAUSTED = Status(
     "the worker was lost in the last attempt that the operation had",
     reason="WORKER_LOST",
 )
+
+REDRIVABLE = frozenset({State.FAILED, State.CANCELLED})
+"""How an operation must have ended for its work to be done again."""
 
 
 def claim(operation: Operation, worker: str, now: datetime, lease: timedelta) -> Operation:
@@ -181,6 +185,32 @@ def request_cancel(operation: Operation, now: datetime) -> Operation:
 def delete(operation: Operation) -> Operation:
     """Hide an operation and free its request_id; the work goes on."""
     return operation.evolve(revision=operation.revision + 1, deleted=True, request_id="")
+
+
+def redrive(operation: Operation, operation_id: str, now: datetime) -> Operation:
+    """Return a new operation that does the work of one that failed or was cancelled again.
+
+    It begins anew, by the rules of the old one and with what the service kept in its
+    metadata. Raises NotRedrivableError.
+    """
+    if operation.state not in REDRIVABLE:
+        raise NotRedrivableError(operation.name, operation.state)
+    return Operation(
+        name=operation_name(operation.parent, operation_id),
+        parent=operation.parent,
+        method=operation.method,
+        create_time=now,
+        update_time=now,
+        ready_time=now,
+        principal=operation.principal,
+        target=operation.target,
+        exclusive_key=operation.exclusive_key,
+        max_attempts=operation.max_attempts,
+        timeout=operation.timeout,
+        retention=operation.retention,
+        retried_from=operation.name,
+        metadata=operation.metadata,
+    )
 
 
 def expired(operation: Operation, now: datetime) -> bool:

@@ -29,6 +29,7 @@ from outlast.domain import transitions
 from outlast.domain.errors import (
     ExclusiveConflictError,
     LeaseLostError,
+    NotRedrivableError,
     OperationNotFoundError,
     OutlastError,
     QueueFullError,
@@ -37,53 +38,17 @@ from outlast.domain.errors import (
 from outlast.domain.listing import Conditions, Cursor, ListQuery
 from outlast.domain.names import operation_name
 from outlast.domain.operation import Lease, Operation, Progress, State
-from outlast.domain.status import Code, Payload, Status
-from outlast.domain.transitions import Cancelled, Failed, Outcome, Released, Retry, Succeeded
+from outlast.domain.status import Payload
+from outlast.domain.transitions import Outcome
 from outlast.ports import Claims, Inserted, OperationStore, QueueStats, Renewal
+from outlast.testing import store_values as values
 from outlast.testing.clock import ManualClock
 from outlast.testing.store_model import StoreModel
 
 T = TypeVar("T")
 
-_METHODS = ("example.v1.Books/Bind", "example.v1.Books/Print")
-_SLOTS = ({_METHODS[0]: 3, _METHODS[1]: 3}, {_METHODS[0]: 1, _METHODS[1]: 2}, {_METHODS[0]: 2})
-_PARENTS = ("", "shelves/1", "shelves/1/books/1")
-_PRINCIPALS = ("", "ada")
-
-_delays = st.sampled_from([0, 0, 0, 2, 5]).map(lambda it: timedelta(seconds=it))
-_leases = st.sampled_from([1, 3, 10]).map(lambda it: timedelta(seconds=it))
-_payloads = st.builds(Payload, st.sampled_from(["", "example.v1.Book"]), st.binary(max_size=3))
-_statuses = st.builds(Status, st.sampled_from([Code.INTERNAL, Code.ABORTED]), st.just("oh"))
-_outcomes: st.SearchStrategy[Outcome] = st.one_of(
-    st.builds(Succeeded, _payloads),
-    st.builds(Failed, _statuses, st.booleans()),
-    st.builds(Cancelled),
-    st.builds(Retry, _statuses, _delays),
-    st.builds(Released),
-)
-_operations = st.fixed_dictionaries(
-    {
-        "parent": st.sampled_from(_PARENTS),
-        "principal": st.sampled_from(_PRINCIPALS),
-        "method": st.sampled_from(_METHODS),
-        "request_id": st.sampled_from(["", "", "r", "s"]),
-        "request_digest": st.sampled_from([b"d", b"d", b"e"]),
-        "exclusive_key": st.sampled_from(["", "", "", "k"]),
-        "max_attempts": st.integers(1, 3),
-        "timeout": st.none() | st.just(timedelta(seconds=12)),
-        "retention": st.sampled_from([0, 5, 1000, 1000]).map(lambda it: timedelta(seconds=it)),
-        "delay": _delays,
-    }
-)
-_conditions = st.builds(
-    Conditions,
-    st.none() | st.frozensets(st.sampled_from(State)),
-    st.none() | st.sampled_from(_METHODS),
-    st.none() | st.booleans(),
-)
-
-
 _names = st.runner().flatmap(lambda machine: st.sampled_from(machine.names()))
+_redrivable_names = st.runner().flatmap(lambda machine: st.sampled_from(machine.redrivable_names()))
 _granted_leases = st.runner().flatmap(lambda machine: st.sampled_from(machine.granted_leases()))
 
 
@@ -93,6 +58,13 @@ def _has_visible(machine: "StoreMachine") -> bool:
 
 def _has_unfinished(machine: "StoreMachine") -> bool:
     return any(not it.done for it in machine.model.records.values())
+
+
+def _has_redrivable(machine: "StoreMachine") -> bool:
+    return any(
+        it.state in transitions.REDRIVABLE
+        for it in machine.model.visible(machine.clock.now()).values()
+    )
 
 
 def _has_running(machine: "StoreMachine") -> bool:
@@ -137,6 +109,12 @@ class StoreMachine(RuleBasedStateMachine):
         """Return the names there ever were, the visible ones more than once."""
         return [*self._inserted, *[*self.model.visible(self.clock.now())] * 3]
 
+    def redrivable_names(self) -> list[str]:
+        """Return the names there ever were, those that can be redriven more than once."""
+        visible = self.model.visible(self.clock.now())
+        redrivable = [n for n, it in visible.items() if it.state in transitions.REDRIVABLE]
+        return [*self._inserted, *redrivable * 10]
+
     def granted_leases(self) -> list[Lease]:
         """Return the leases there ever were, those that hold more than once."""
         held = [
@@ -148,14 +126,16 @@ class StoreMachine(RuleBasedStateMachine):
 
     # What callers do.
 
-    @initialize(several=st.lists(_operations, min_size=2, max_size=8), taken=st.integers(0, 4))
+    @initialize(
+        several=st.lists(values.operations, min_size=2, max_size=8), taken=st.integers(0, 4)
+    )
     def begin(self, several: list[dict[str, Any]], taken: int) -> None:
         for fields in several:
             self.insert(max_pending=None, **fields)
         if taken:
-            self.claim("worker-1", _SLOTS[0], taken, timedelta(seconds=10))
+            self.claim("worker-1", values.SLOTS[0], taken, timedelta(seconds=10))
 
-    @rule(fields=_operations, max_pending=st.sampled_from([None, None, None, 0, 3]))
+    @rule(fields=values.operations, max_pending=st.sampled_from([None, None, None, 0, 3]))
     def insert_one(self, fields: dict[str, Any], max_pending: int | None) -> None:
         self.insert(max_pending=max_pending, **fields)
 
@@ -218,6 +198,42 @@ class StoreMachine(RuleBasedStateMachine):
             again = self.store.insert(self._inserted[name], self.model.requests[name])
             assert self._run(again) == Inserted(record, created=False)
 
+    @precondition(_has_redrivable)
+    @rule(
+        name=_redrivable_names,
+        again=st.booleans(),
+        max_pending=st.sampled_from([None, None, None, 0, 3]),
+    )
+    def redrive(self, name: str, again: bool, max_pending: int | None) -> None:
+        now = self.clock.now()
+        record = self.model.visible(now).get(name)
+        existing = self.model.redrive_of(name, now, done=not again)
+        refusals: set[type[OutlastError]] = set()
+        if record is None:
+            refusals.add(OperationNotFoundError)
+        elif record.state not in transitions.REDRIVABLE:
+            refusals.add(NotRedrivableError)
+        elif existing is None:
+            refusals = self._refusals(record, None, max_pending)
+        number = f"op-{len(self._inserted):03}"
+        redrive = self.store.redrive(name, number, again=again, max_pending=max_pending)
+        try:
+            inserted = self._run(redrive)
+        except OutlastError as error:
+            assert type(error) in refusals
+            return
+        assert not refusals
+        assert record is not None
+        operation = transitions.redrive(record, number, now)
+        if existing is not None:
+            assert inserted == Inserted(existing, created=False)
+            return
+        assert inserted == Inserted(operation, created=True)
+        self._inserted[operation.name] = operation
+        self.model.insert(operation, self.model.requests[name])
+        if name in self.model.steps:
+            self.model.steps[operation.name] = dict(self.model.steps[name])
+
     @precondition(_has_visible)
     @rule(name=_names)
     def cancel(self, name: str) -> None:
@@ -246,9 +262,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     @precondition(_has_visible)
     @rule(
-        parent=st.sampled_from(_PARENTS),
-        principal=st.none() | st.sampled_from(_PRINCIPALS),
-        conditions=_conditions,
+        parent=st.sampled_from(values.PARENTS),
+        principal=st.none() | st.sampled_from(values.PRINCIPALS),
+        conditions=values.conditions,
         limit=st.integers(1, 4),
     )
     def list_everything(
@@ -269,9 +285,9 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(_has_unfinished)
     @rule(
         worker=st.sampled_from(["worker-1", "worker-2", "worker-3"]),
-        slots=st.sampled_from(_SLOTS),
+        slots=st.sampled_from(values.SLOTS),
         limit=st.integers(1, 4),
-        lease=_leases,
+        lease=values.leases,
     )
     def claim(self, worker: str, slots: dict[str, int], limit: int, lease: timedelta) -> None:
         for _ in range(100):
@@ -333,7 +349,7 @@ class StoreMachine(RuleBasedStateMachine):
         return everything or not hidden
 
     @precondition(_has_running)
-    @rule(first=_granted_leases, second=_granted_leases, duration=_leases)
+    @rule(first=_granted_leases, second=_granted_leases, duration=values.leases)
     def renew(self, first: Lease, second: Lease, duration: timedelta) -> None:
         lost: set[Lease] = set()
         cancel_requested: set[Lease] = set()
@@ -355,7 +371,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(
         lease=_granted_leases,
         progress=st.none() | st.builds(Progress, st.integers(0, 3), st.just(3)),
-        metadata=_payloads,
+        metadata=values.payloads,
     )
     def report(self, lease: Lease, progress: Progress | None, metadata: Payload) -> None:
         now = self.clock.now()
@@ -365,14 +381,14 @@ class StoreMachine(RuleBasedStateMachine):
         self._write(self.store.record_progress(lease, progress, metadata), expected)
 
     @precondition(_has_running)
-    @rule(lease=_granted_leases, outcome=_outcomes)
+    @rule(lease=_granted_leases, outcome=values.outcomes)
     def finish(self, lease: Lease, outcome: Outcome) -> None:
         now = self.clock.now()
         expected = self._under(lease, lambda it: transitions.finish(it, lease, outcome, now))
         self._write(self.store.finish(lease, outcome), expected)
 
     @precondition(_has_running)
-    @rule(lease=_granted_leases, key=st.sampled_from(["a", "b"]), result=_payloads)
+    @rule(lease=_granted_leases, key=st.sampled_from(["a", "b"]), result=values.payloads)
     def record_step(self, lease: Lease, key: str, result: Payload) -> None:
         def owned_by_lease(record: Operation) -> Operation:
             transitions.require_owner(record, lease)

@@ -66,6 +66,16 @@ class StoreModel:
         unfinished = (it for it in self.records.values() if not it.done)
         return next((it for it in unfinished if it.exclusive_key == exclusive_key), None)
 
+    def redrive_of(self, name: str, now: datetime, *, done: bool) -> Operation | None:
+        """Return the visible redrive of an operation that makes another one needless."""
+        redrives = [
+            it
+            for it in self.visible(now).values()
+            if it.retried_from == name and (done or not it.done)
+        ]
+        redrives.sort(key=lambda it: (it.done, now - it.create_time, it.name))
+        return next(iter(redrives), None)
+
     def pending(self) -> int:
         """Return how many operations are PENDING, hidden or not."""
         return sum(it.state is State.PENDING for it in self.records.values())

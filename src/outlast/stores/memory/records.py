@@ -42,6 +42,7 @@ class Records:
         self._by_name: dict[str, Operation] = {}
         self._by_request: dict[tuple[str, str, str, str], str] = {}
         self._holders: dict[str, str] = {}
+        self._redrives: defaultdict[str, set[str]] = defaultdict(set)
         self._by_age: defaultdict[tuple[str, str | None], list[tuple[datetime, _Descending]]] = (
             defaultdict(list)
         )
@@ -59,6 +60,10 @@ class Records:
     def holder(self, exclusive_key: str) -> Operation | None:
         """Return the operation that keeps others from starting."""
         return self._by_name.get(self._holders.get(exclusive_key, ""))
+
+    def redrives(self, name: str) -> list[Operation]:
+        """Return what was retried from an operation."""
+        return [self._by_name[redrive] for redrive in self._redrives.get(name, ())]
 
     def newest_first(
         self, parent: str, principal: str | None, after: Cursor | None
@@ -108,6 +113,8 @@ class Records:
         self._by_name[operation.name] = operation
         if before is None:
             self._show(operation)
+            if operation.retried_from:
+                self._redrives[operation.retried_from].add(operation.name)
         elif operation.deleted and not before.deleted:
             self._hide(before)
         queue = self._queues[operation.method]
@@ -133,6 +140,7 @@ class Records:
         if not operation.deleted:
             self._hide(operation)
         self._release(operation)
+        self._forget_redrive(operation)
         self._queues[operation.method].dead_letters.discard(name)
         self.pending -= _pending(operation)
 
@@ -158,6 +166,13 @@ class Records:
         self._queues[operation.method].unfinished.discard(operation.name)
         if self._holders.get(operation.exclusive_key) == operation.name:
             del self._holders[operation.exclusive_key]
+
+    def _forget_redrive(self, operation: Operation) -> None:
+        if operation.retried_from:
+            redrives = self._redrives[operation.retried_from]
+            redrives.discard(operation.name)
+            if not redrives:
+                del self._redrives[operation.retried_from]
 
     def _first(self, methods: Iterable[str]) -> _Moment | None:
         firsts = (self._first_of(self._queues[it]) for it in methods if it in self._queues)

@@ -22,10 +22,9 @@ from outlast.stores.sqlite import statements
 from outlast.stores.sqlite.connection import data_version
 from outlast.stores.sqlite.rows import (
     Row,
+    all_values,
     changing_values,
-    fixed_values,
     from_micros,
-    hiding_values,
     operation_from_row,
     to_micros,
 )
@@ -68,11 +67,7 @@ class Insert(Command[Inserted]):
             raise QueueFullError(limit)
         _insert(transaction, [self])
         if transaction.find(self.operation.name) is None:
-            key = self.operation.exclusive_key
-            holder, deleted = transaction.connection.execute(
-                statements.EXCLUSIVE_HOLDER, [key]
-            ).fetchone()
-            raise ExclusiveConflictError(key, holder, deleted=bool(deleted))
+            raise exclusive_conflict(transaction, self.operation.exclusive_key)
         return Inserted(self.operation, created=True)
 
     def _same_request(self, transaction: Transaction) -> Operation | None:
@@ -92,20 +87,19 @@ class Insert(Command[Inserted]):
         return existing
 
 
+def exclusive_conflict(transaction: Transaction, key: str) -> ExclusiveConflictError:
+    """Return the error of an operation that another one keeps from being inserted."""
+    holder, deleted = transaction.connection.execute(statements.EXCLUSIVE_HOLDER, [key]).fetchone()
+    return ExclusiveConflictError(key, holder, deleted=bool(deleted))
+
+
 def _insert(transaction: Transaction, commands: Sequence[Insert]) -> None:
     """Insert what the unique indexes let in, and take it into the transaction."""
     connection = transaction.connection
     new = {command.operation.name: command for command in commands}
     kept: list[tuple[int, str]] = []
     for batch in statements.batches(list(new.values())):
-        rows = [
-            (
-                *fixed_values(command.operation),
-                *changing_values(command.operation),
-                *hiding_values(command.operation),
-            )
-            for command in batch
-        ]
+        rows = [all_values(command.operation) for command in batch]
         sql = statements.insert_operations(len(batch))
         kept.extend(connection.execute(sql, statements.flat(rows)).fetchall())
     requests = [

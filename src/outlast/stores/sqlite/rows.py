@@ -91,6 +91,15 @@ def changing_values(operation: Operation) -> Row:
     )
 
 
+def all_values(operation: Operation) -> Row:
+    """Return the values of COLUMNS."""
+    return (
+        *fixed_values(operation),
+        *changing_values(operation),
+        *hiding_values(operation),
+    )
+
+
 def hiding_values(operation: Operation) -> Row:
     """Return the values of HIDING_COLUMNS."""
     return operation.request_id, operation.deleted

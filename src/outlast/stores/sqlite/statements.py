@@ -32,6 +32,18 @@ EXCLUSIVE_HOLDER = """
 SELECT name, deleted FROM operations
 WHERE exclusive_key = ? AND exclusive_key <> '' AND ready_time IS NOT NULL
 """
+REDRIVE = f"""
+SELECT {SELECT_COLUMNS} FROM operations o
+WHERE o.retried_from = :name AND o.retried_from <> '' AND o.deleted = 0
+    AND (o.ready_time IS NOT NULL OR (:done AND o.expire_time > :now))
+ORDER BY o.ready_time IS NULL, o.create_time DESC, o.name LIMIT 1
+"""
+COPY_REQUEST = """
+INSERT INTO requests SELECT :new, type_url, value FROM requests WHERE operation = :old
+"""
+COPY_STEPS = """
+INSERT INTO steps SELECT :new, key, type_url, value FROM steps WHERE operation = :old
+"""
 HIDE = "UPDATE operations SET request_id = ?, deleted = ? WHERE id = ?"
 FORGET = "DELETE FROM operations WHERE id = ?"
 FORGET_EXPIRED = """

@@ -1,0 +1,67 @@
+"""The command that begins the work of a failed operation again."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from outlast.domain import transitions
+from outlast.domain.errors import OperationNotFoundError, QueueFullError
+from outlast.domain.operation import Operation
+from outlast.ports import Inserted
+from outlast.stores.sqlite import statements
+from outlast.stores.sqlite.commands import exclusive_conflict
+from outlast.stores.sqlite.rows import all_values, operation_from_row, to_micros
+from outlast.stores.sqlite.transaction import Command, Stored, Transaction
+
+
+@dataclass(eq=False, slots=True)
+class Redrive(Command[Inserted]):
+    """Keep a new operation with the request and the steps of an old one."""
+
+    order: ClassVar[int] = -1
+    name: str
+    operation_id: str
+    again: bool
+    max_pending: int | None
+
+    @classmethod
+    def prepare(cls, transaction: Transaction, commands: Sequence[Self]) -> None:
+        transaction.load([command.name for command in commands])
+        if any(command.max_pending is not None for command in commands):
+            # All are counted: commands that come later may have other limits.
+            transaction.pending(sys.maxsize)
+
+    def run(self, transaction: Transaction) -> Inserted:
+        old = transaction.find(self.name)
+        if old is None or not transitions.visible(old.operation, transaction.now):
+            raise OperationNotFoundError(self.name)
+        new = transitions.redrive(old.operation, self.operation_id, transaction.now)
+        transaction.load([new.name])
+        if (stored := transaction.find(new.name)) is not None:
+            return Inserted(stored.operation, created=False)
+        if (existing := self._existing(transaction)) is not None:
+            return Inserted(existing, created=False)
+        limit = self.max_pending
+        if limit is not None and transaction.pending(limit) >= limit:
+            raise QueueFullError(limit)
+        self._insert(transaction, old, new)
+        return Inserted(new, created=True)
+
+    def _existing(self, transaction: Transaction) -> Operation | None:
+        """Return a redrive that makes another one needless."""
+        row = transaction.connection.execute(
+            statements.REDRIVE,
+            {"name": self.name, "done": not self.again, "now": to_micros(transaction.now)},
+        ).fetchone()
+        return None if row is None else operation_from_row(row)
+
+    def _insert(self, transaction: Transaction, old: Stored, new: Operation) -> None:
+        connection = transaction.connection
+        inserted = connection.execute(statements.insert_operations(1), all_values(new)).fetchall()
+        if not inserted:
+            raise exclusive_conflict(transaction, new.exclusive_key)
+        ((row_id, _),) = inserted
+        for copy in (statements.COPY_REQUEST, statements.COPY_STEPS):
+            connection.execute(copy, {"new": row_id, "old": old.id})
+        transaction.inserted(Stored(row_id, new))
