@@ -206,7 +206,7 @@ def test_a_loaded_server_that_stops_finishes_or_gives_back_all_it_has_accepted(
 
 
 def test_a_loaded_server_whose_work_ends_within_the_grace_stops_by_itself(
-    serve, folder, load, eventually, state_of
+    serve, folder, load, state_of
 ):
     server, names, waits, watch = load("--grace", "1h", "--lease", "1h")
     server.terminate()
