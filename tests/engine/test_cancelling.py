@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from outlast.domain.errors import OperationNotFoundError
-from outlast.domain.status import Code, Status
+from outlast.domain.errors import LeaseLostError, OperationNotFoundError
+from outlast.domain.status import Code, Payload, Status
 from outlast.domain.transitions import CANCELLED, DEADLINE_EXCEEDED
 from outlast.engine.outcome import AttemptFailedError
 from outlast.testing.faults import Fault, Hints
@@ -183,6 +183,23 @@ async def test_a_handler_that_ignores_the_request_is_still_bound_by_its_deadline
     assert await world.state(name) == "RUNNING"
     await world.clock.advance(1)
     assert (await world.get(name)).error == DEADLINE_EXCEEDED
+
+
+async def test_a_handler_that_ignores_the_request_for_too_long_is_abandoned(world, handler):
+    handler.stubborn = True
+    engine = await world.engine(world.method(handler), cancel_limit=timedelta(seconds=90))
+    name = await world.begin()
+    await engine.manager.cancel(name)
+    await world.clock.advance(89)
+    assert await world.state(name) == "RUNNING"
+    await world.clock.advance(1)
+    assert await world.state(name) == "CANCELLED"
+    ended = await world.get(name)
+    with pytest.raises(LeaseLostError):
+        await handler.contexts[0].record_step("late", Payload("application/json", b"1"))
+    handler.let_go.set()
+    await world.clock.advance(0)
+    assert await world.get(name) == ended
 
 
 async def test_a_handler_is_cancelled_once_however_often_it_is_asked_for(world, handler):

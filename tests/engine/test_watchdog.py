@@ -99,7 +99,7 @@ async def test_what_runs_beside_a_handler_that_blocks_keeps_its_lease(stack, sto
     neighbour = asyncio.Event()
     free = asyncio.Event()
 
-    async def run(request, context):
+    async def run(_request, _context):
         if neighbour.is_set():
             block(3 * LEASE.total_seconds())
             free.set()
@@ -124,7 +124,7 @@ async def test_nobody_takes_over_what_a_blocked_loop_runs(stack, tmp_path):
     rival = Rival(path)
     stack.callback(rival.stop)
 
-    async def run(request, context):
+    async def run(_request, _context):
         rival.start()
         block(10, until=rival.watching.is_set)
         block(2 * LEASE.total_seconds())
@@ -144,7 +144,7 @@ async def test_a_loop_that_stands_still_for_too_long_loses_its_leases(stack, tmp
     rival = Rival(path)
     stack.callback(rival.stop)
 
-    async def run(request, context):
+    async def run(_request, _context):
         rival.start()
         block(10, until=lambda: bool(rival.taken))
         await asyncio.sleep(0)
@@ -168,7 +168,7 @@ async def test_the_watchdog_says_which_handler_blocks_and_where(stack, store, ca
         def emit(self, record: logging.LogRecord) -> None:
             noticed.set()
 
-    async def run(request, context):
+    async def run(_request, _context):
         stand_in_the_way()
         return RESPONSE
 
@@ -189,7 +189,7 @@ async def test_the_watchdog_says_which_handler_blocks_and_where(stack, store, ca
 
 
 async def test_a_loop_that_turns_is_left_alone(stack, store, caplog):
-    async def run(request, context):
+    async def run(_request, _context):
         await asyncio.sleep(2 * LEASE.total_seconds())
         return RESPONSE
 

@@ -4,18 +4,22 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
 from uuid import uuid4
 
 from outlast.domain.errors import LeaseLostError, StoreUnavailableError
 from outlast.domain.operation import Claim, State
-from outlast.domain.transitions import DEADLINE_EXCEEDED, Failed, Outcome, Released
+from outlast.domain.transitions import DEADLINE_EXCEEDED, Cancelled, Failed, Outcome, Released
 from outlast.engine.attempts import run_attempt
 from outlast.engine.context import ExecutionContext
+from outlast.engine.journal import log_claimed, log_ended_by_claim, log_finished
 from outlast.engine.leases import LeaseKeeper
 from outlast.engine.methods import Method
 from outlast.engine.outcome import UNEXPECTED
+from outlast.engine.patience import within
 from outlast.engine.processes import ProcessPool
 from outlast.engine.running import Running, StopReason, Workload
 from outlast.engine.settings import EngineSettings
@@ -24,7 +28,11 @@ from outlast.ports import Changes, Claims, Clock, OperationStore
 _log = logging.getLogger(__name__)
 
 _RETRY_PAUSE_SECONDS = 0.25
-_LONGEST_RETRY_PAUSE_SECONDS = 5.0
+_LONGEST_RETRY_PAUSE_SECONDS = 1.0
+_WRITING_SECONDS = 2.5
+"""How long a worker that stops waits for a store that is away, unless it is hurried."""
+_LAST_WRITES_SECONDS = 0.5
+"""How long it then waits in any case: a store that is there takes less."""
 
 
 class Executor:
@@ -64,9 +72,12 @@ class Executor:
         self._hint_missed = False
         """Whether a hint came for what a claim under way may be about to give."""
         self._stopping = False
+        self._giving_back = False
         self._hurried = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
         self._abandoning: set[asyncio.Task[None]] = set()
+        self._ending: set[str] = set()
+        """The operations of which an outcome is being written."""
 
     @property
     def running(self) -> int:
@@ -95,26 +106,29 @@ class Executor:
         """Give back what is still running, its attempt not counted, and end.
 
         Handlers get CancelledError and `cancel_grace` to clean up; those that do not
-        stop are abandoned. A store that is away is waited for until the leases end.
-        Idempotent.
+        stop are abandoned. A store that is away is given a few seconds more: what it has
+        not taken by then is left to its leases. Idempotent.
         """
-        self._stopping = True
+        self._stopping = self._giving_back = True
         self._wake.set()
         if not self._loops:
             return
         claiming, *keeping = self._loops
-        await asyncio.wait([claiming])
         for running in self._workload:
             running.stop(StopReason.SHUTDOWN)
-        await self._wait_idle(self._settings.cancel_grace.total_seconds())
+        await self._unless_hurried(self.drain(), self._settings.cancel_grace.total_seconds())
         for task in keeping:
             task.cancel()
         await asyncio.wait(keeping)
         for running in self._workload:
             self._abandon(running, Released())
-        writing = [it.task for it in self._workload if it.settled and it.task is not None]
-        if last := [*writing, *self._abandoning]:
-            await asyncio.wait(last)
+        await self._unless_hurried(self._all_written(claiming), _WRITING_SECONDS)
+        with suppress(TimeoutError):
+            await within(self._clock, lambda: self._all_written(claiming), _LAST_WRITES_SECONDS)
+        last = [claiming, *self._writing()]
+        for task in last:
+            task.cancel()
+        await asyncio.wait(last)
         await self._processes.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._unsubscribe()
@@ -180,7 +194,10 @@ class Executor:
             if change.state is State.PENDING:
                 if change.method in self._methods:
                     self._wake.set()
-            elif change.cancel_requested and not change.state.done:
+            elif change.state.done:
+                if change.record is not None and change.name not in self._ending:
+                    log_ended_by_claim(change.record)
+            elif change.cancel_requested:
                 if running := self._workload.named(change.name):
                     running.stop(StopReason.CANCEL)
                 else:
@@ -190,6 +207,7 @@ class Executor:
 
     def _launch(self, claim: Claim, asked_at: float) -> None:
         operation = claim.operation
+        log_claimed(operation)
         method = self._methods[operation.method]
         context = ExecutionContext(
             claim,
@@ -200,7 +218,7 @@ class Executor:
             threads=self._threads,
         )
         lease_until = asked_at + self._settings.lease.total_seconds()
-        running = Running(claim, method, context, lease_until)
+        running = Running(claim, method, context, lease_until, self._on_cancel)
         if (earlier := self._workload.named(operation.name)) is not None:
             # Its lease ran out unnoticed, as it does when the time of day jumps forward.
             earlier.stop(StopReason.LEASE_LOST)
@@ -209,6 +227,8 @@ class Executor:
         if operation.deadline is not None:
             left = (operation.deadline - self._clock.now()).total_seconds()
             running.timers.append(self._clock.call_later(left, lambda: self._on_deadline(running)))
+        if self._giving_back:
+            running.stop(StopReason.SHUTDOWN)
 
     async def _work(self, running: Running) -> None:
         """Run a handler to its end and write down what came of it."""
@@ -232,19 +252,35 @@ class Executor:
 
     async def _write(self, running: Running, outcome: Outcome) -> None:
         """Write an outcome, however long the store is away; a lost lease ends that too."""
+        name = running.lease.name
+        self._ending.add(name)
+        try:
+            await self._persist(running, outcome)
+        except asyncio.CancelledError:
+            _log.warning("the outcome of %s cannot be written; it is left to its lease", name)
+            raise
+        finally:
+            self._ending.discard(name)
+
+    async def _persist(self, running: Running, outcome: Outcome) -> None:
         pause = _RETRY_PAUSE_SECONDS
         in_doubt = False
         while True:
             try:
-                await self._store.finish(running.lease, outcome)
+                log_finished(await self._store.finish(running.lease, outcome), outcome)
             except LeaseLostError:
                 if not in_doubt:
                     self._count_refused(running)
             except StoreUnavailableError as error:
                 if self._stopping and self._clock.monotonic() >= running.lease_until:
                     return
+                if not in_doubt:
+                    _log.warning(
+                        "the outcome of %s is not written yet, trying again: %s",
+                        running.lease.name,
+                        error,
+                    )
                 in_doubt = True
-                _log.warning("%s is not written yet, trying again: %s", running.lease.name, error)
                 await self._clock.sleep(pause)
                 pause = min(2 * pause, _LONGEST_RETRY_PAUSE_SECONDS)
                 continue
@@ -265,6 +301,12 @@ class Executor:
         )
 
     # Stopping handlers
+
+    def _on_cancel(self, running: Running) -> None:
+        limit = self._settings.cancel_limit.total_seconds()
+        running.timers.append(
+            self._clock.call_later(limit, lambda: self._abandon(running, Cancelled()))
+        )
 
     def _on_deadline(self, running: Running) -> None:
         running.stop(StopReason.DEADLINE)
@@ -287,12 +329,25 @@ class Executor:
         self._abandoning.add(task)
         task.add_done_callback(self._abandoning.discard)
 
-    async def _wait_idle(self, seconds: float) -> None:
-        """Return when nothing runs any more, after so many seconds, or when hurried."""
-        timer = self._clock.call_later(seconds, self._hurried.set)
+    def _writing(self) -> Sequence[asyncio.Task[None]]:
+        """Return the tasks that do nothing any more but to write an outcome."""
+        settled = [it.task for it in self._workload if it.settled and it.task is not None]
+        return [*settled, *self._abandoning]
+
+    async def _all_written(self, claiming: asyncio.Task[None]) -> None:
+        """Return when every outcome is written, also of what a claim under way brings."""
+        await asyncio.wait([claiming])
+        while writing := self._writing():
+            await asyncio.wait(writing)
+
+    async def _unless_hurried(self, work: Coroutine[Any, Any, None], seconds: float) -> None:
+        """Return when something is done, after so many seconds, or when hurried."""
+        over = asyncio.Event()
+        timer = self._clock.call_later(seconds, over.set)
         waits = [
-            asyncio.create_task(self._workload.idle.wait(), name="outlast-idle"),
-            asyncio.create_task(self._hurried.wait(), name="outlast-grace"),
+            asyncio.create_task(work, name="outlast-stopping"),
+            asyncio.create_task(over.wait(), name="outlast-grace"),
+            asyncio.create_task(self._hurried.wait(), name="outlast-hurry"),
         ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

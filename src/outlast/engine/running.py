@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum, auto
 
 from outlast.domain.operation import Claim
@@ -24,7 +24,12 @@ class Running:
     """An operation in hand: its handler's task, and why that was told to stop."""
 
     def __init__(
-        self, claim: Claim, method: Method, context: ExecutionContext, lease_until: float
+        self,
+        claim: Claim,
+        method: Method,
+        context: ExecutionContext,
+        lease_until: float,
+        on_cancel: Callable[["Running"], None],
     ) -> None:
         self.claim = claim
         self.lease = claim.lease
@@ -33,6 +38,7 @@ class Running:
         self.context = context
         self.lease_until = lease_until
         """Until when the lease holds, in monotonic seconds; no later than in the store."""
+        self._on_cancel = on_cancel
         self.stop_reason: StopReason | None = None
         self.began = False
         """The handler has been called."""
@@ -64,6 +70,8 @@ class Running:
         if first or reason is StopReason.LEASE_LOST:
             self.stop_reason = reason
         self.context.cancel_requested |= reason is StopReason.CANCEL
+        if first and reason is StopReason.CANCEL:
+            self._on_cancel(self)
         # A task that has not begun would end without a trace; it looks for itself.
         if first and self.began:
             self.task.cancel()

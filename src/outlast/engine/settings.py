@@ -21,6 +21,8 @@ class EngineSettings:
     """How often the store is asked for work of which no hint came."""
     cancel_grace: timedelta = timedelta(seconds=5)
     """How long a handler that must stop may take for it before it is abandoned."""
+    cancel_limit: timedelta = timedelta(minutes=5)
+    """How long a handler may go on after a caller cancelled before it is abandoned."""
     max_loop_block: timedelta = timedelta(seconds=60)
     """How long leases are kept for an event loop that a handler blocks."""
     max_wait: timedelta = timedelta(seconds=60)
