@@ -152,6 +152,131 @@ class OperationAttempt(_message.Message):
 Global___OperationAttempt: _TypeAlias = OperationAttempt  # noqa: Y015
 
 @_typing.final
+class RedriveOperationRequest(_message.Message):
+    """Names the operation whose work is to be done again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name of an operation that failed or was cancelled."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedriveOperationRequest: _TypeAlias = RedriveOperationRequest  # noqa: Y015
+
+@_typing.final
+class RedriveOperationsRequest(_message.Message):
+    """Says which operations are to be redriven."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """The resource whose operations are meant, empty for those without a parent."""
+    filter: _builtins.str
+    """Which of them, in the language of ListOperations. If empty, the dead letters:
+    `dead_letter = true`. Only what failed or was cancelled is found.
+    """
+    page_size: _builtins.int
+    """How many operations to redrive or skip at most. Zero for 50; more than 1000 is
+    1000.
+    """
+    page_token: _builtins.str
+    """Where to go on: `next_page_token` of an earlier call with the same `parent` and
+    `filter`.
+    """
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedriveOperationsRequest: _TypeAlias = RedriveOperationsRequest  # noqa: Y015
+
+@_typing.final
+class RedriveOperationsResponse(_message.Message):
+    """What was redriven."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REDRIVEN_OPERATIONS_FIELD_NUMBER: _builtins.int
+    SKIPPED_COUNT_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    skipped_count: _builtins.int
+    """How many more were found and skipped: because they were redriven before, because
+    another operation works on the same exclusive resource, or because they were
+    deleted meanwhile.
+    """
+    next_page_token: _builtins.str
+    """Where to go on, empty if there is nothing more. Also given when the queue is
+    full, for another call later on.
+    """
+    @_builtins.property
+    def redriven_operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___RedrivenOperation]:
+        """The new operations. The newest of the old ones come first."""
+
+    def __init__(
+        self,
+        *,
+        redriven_operations: _abc.Iterable[Global___RedrivenOperation] | None = ...,
+        skipped_count: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "redriven_operations", b"redriven_operations", "skipped_count", b"skipped_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedriveOperationsResponse: _TypeAlias = RedriveOperationsResponse  # noqa: Y015
+
+@_typing.final
+class RedrivenOperation(_message.Message):
+    """An operation that does the work of another one again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    RETRIED_FROM_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name of the new operation."""
+    retried_from: _builtins.str
+    """The name of the operation that failed or was cancelled."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        retried_from: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "retried_from", b"retried_from"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedrivenOperation: _TypeAlias = RedrivenOperation  # noqa: Y015
+
+@_typing.final
 class GetQueueStatisticsRequest(_message.Message):
     """Asks for the statistics of every method."""
 

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 from outlastapi.v1 import operations_admin_pb2 as outlastapi_dot_v1_dot_operations__admin__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -26,7 +27,7 @@ if _version_not_supported:
 
 
 class OperationsAdminServiceStub:
-    """Operations as their operators see them: attempts and queues.
+    """Operations as their operators see them: attempts, queues and redrives.
     """
 
     def __init__(self, channel):
@@ -45,10 +46,20 @@ class OperationsAdminServiceStub:
                 request_serializer=outlastapi_dot_v1_dot_operations__admin__pb2.GetQueueStatisticsRequest.SerializeToString,
                 response_deserializer=outlastapi_dot_v1_dot_operations__admin__pb2.GetQueueStatisticsResponse.FromString,
                 _registered_method=True)
+        self.RedriveOperation = channel.unary_unary(
+                '/outlastapi.v1.OperationsAdminService/RedriveOperation',
+                request_serializer=outlastapi_dot_v1_dot_operations__admin__pb2.RedriveOperationRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
+        self.RedriveOperations = channel.unary_unary(
+                '/outlastapi.v1.OperationsAdminService/RedriveOperations',
+                request_serializer=outlastapi_dot_v1_dot_operations__admin__pb2.RedriveOperationsRequest.SerializeToString,
+                response_deserializer=outlastapi_dot_v1_dot_operations__admin__pb2.RedriveOperationsResponse.FromString,
+                _registered_method=True)
 
 
 class OperationsAdminServiceServicer:
-    """Operations as their operators see them: attempts and queues.
+    """Operations as their operators see them: attempts, queues and redrives.
     """
 
     def ListOperationAttempts(self, request, context):
@@ -68,6 +79,28 @@ class OperationsAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RedriveOperation(self, request, context):
+        """Does the work of an operation that failed or was cancelled again.
+
+        Returns a new operation, whose metadata names the old one as `retried_from`. It
+        has the old one's request, recorded steps and limits, and all its attempts before
+        it. The old one stays as it is. While an earlier redrive of it is not done, that
+        one is returned. The new operation leads to what the old one would have led to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RedriveOperations(self, request, context):
+        """Redrives the operations of one parent that a filter finds, a page at a time.
+
+        Those that were redriven before are skipped, as long as the redrive is kept. So
+        the call may be made again at any time, and does nothing the second time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperationsAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -81,6 +114,16 @@ def add_OperationsAdminServiceServicer_to_server(servicer, server):
                     request_deserializer=outlastapi_dot_v1_dot_operations__admin__pb2.GetQueueStatisticsRequest.FromString,
                     response_serializer=outlastapi_dot_v1_dot_operations__admin__pb2.GetQueueStatisticsResponse.SerializeToString,
             ),
+            'RedriveOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedriveOperation,
+                    request_deserializer=outlastapi_dot_v1_dot_operations__admin__pb2.RedriveOperationRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'RedriveOperations': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedriveOperations,
+                    request_deserializer=outlastapi_dot_v1_dot_operations__admin__pb2.RedriveOperationsRequest.FromString,
+                    response_serializer=outlastapi_dot_v1_dot_operations__admin__pb2.RedriveOperationsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'outlastapi.v1.OperationsAdminService', rpc_method_handlers)
@@ -90,7 +133,7 @@ def add_OperationsAdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OperationsAdminService:
-    """Operations as their operators see them: attempts and queues.
+    """Operations as their operators see them: attempts, queues and redrives.
     """
 
     @staticmethod
@@ -137,6 +180,60 @@ class OperationsAdminService:
             '/outlastapi.v1.OperationsAdminService/GetQueueStatistics',
             outlastapi_dot_v1_dot_operations__admin__pb2.GetQueueStatisticsRequest.SerializeToString,
             outlastapi_dot_v1_dot_operations__admin__pb2.GetQueueStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedriveOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/outlastapi.v1.OperationsAdminService/RedriveOperation',
+            outlastapi_dot_v1_dot_operations__admin__pb2.RedriveOperationRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedriveOperations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/outlastapi.v1.OperationsAdminService/RedriveOperations',
+            outlastapi_dot_v1_dot_operations__admin__pb2.RedriveOperationsRequest.SerializeToString,
+            outlastapi_dot_v1_dot_operations__admin__pb2.RedriveOperationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

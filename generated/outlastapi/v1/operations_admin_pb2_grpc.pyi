@@ -4,6 +4,7 @@ isort:skip_file
 What the people who run an Outlast server ask of it."""
 
 from collections import abc as _abc
+from google.longrunning import operations_pb2 as _operations_pb2
 from grpc import aio as _aio
 from outlastapi.v1 import operations_admin_pb2 as _operations_admin_pb2
 import abc as _abc_1
@@ -27,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OperationsAdminServiceStub:
-    """Operations as their operators see them: attempts and queues."""
+    """Operations as their operators see them: attempts, queues and redrives."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -41,10 +42,24 @@ class OperationsAdminServiceStub:
     """
     GetQueueStatistics: _grpc.UnaryUnaryMultiCallable[_operations_admin_pb2.GetQueueStatisticsRequest, _operations_admin_pb2.GetQueueStatisticsResponse]
     """Returns how much work each method has waiting and running."""
+    RedriveOperation: _grpc.UnaryUnaryMultiCallable[_operations_admin_pb2.RedriveOperationRequest, _operations_pb2.Operation]
+    """Does the work of an operation that failed or was cancelled again.
+
+    Returns a new operation, whose metadata names the old one as `retried_from`. It
+    has the old one's request, recorded steps and limits, and all its attempts before
+    it. The old one stays as it is. While an earlier redrive of it is not done, that
+    one is returned. The new operation leads to what the old one would have led to.
+    """
+    RedriveOperations: _grpc.UnaryUnaryMultiCallable[_operations_admin_pb2.RedriveOperationsRequest, _operations_admin_pb2.RedriveOperationsResponse]
+    """Redrives the operations of one parent that a filter finds, a page at a time.
+
+    Those that were redriven before are skipped, as long as the redrive is kept. So
+    the call may be made again at any time, and does nothing the second time.
+    """
 
 @_typing.type_check_only
 class OperationsAdminServiceAsyncStub(OperationsAdminServiceStub):
-    """Operations as their operators see them: attempts and queues."""
+    """Operations as their operators see them: attempts, queues and redrives."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListOperationAttempts: _aio.UnaryUnaryMultiCallable[_operations_admin_pb2.ListOperationAttemptsRequest, _operations_admin_pb2.ListOperationAttemptsResponse]  # type: ignore[assignment]
@@ -55,9 +70,23 @@ class OperationsAdminServiceAsyncStub(OperationsAdminServiceStub):
     """
     GetQueueStatistics: _aio.UnaryUnaryMultiCallable[_operations_admin_pb2.GetQueueStatisticsRequest, _operations_admin_pb2.GetQueueStatisticsResponse]  # type: ignore[assignment]
     """Returns how much work each method has waiting and running."""
+    RedriveOperation: _aio.UnaryUnaryMultiCallable[_operations_admin_pb2.RedriveOperationRequest, _operations_pb2.Operation]  # type: ignore[assignment]
+    """Does the work of an operation that failed or was cancelled again.
+
+    Returns a new operation, whose metadata names the old one as `retried_from`. It
+    has the old one's request, recorded steps and limits, and all its attempts before
+    it. The old one stays as it is. While an earlier redrive of it is not done, that
+    one is returned. The new operation leads to what the old one would have led to.
+    """
+    RedriveOperations: _aio.UnaryUnaryMultiCallable[_operations_admin_pb2.RedriveOperationsRequest, _operations_admin_pb2.RedriveOperationsResponse]  # type: ignore[assignment]
+    """Redrives the operations of one parent that a filter finds, a page at a time.
+
+    Those that were redriven before are skipped, as long as the redrive is kept. So
+    the call may be made again at any time, and does nothing the second time.
+    """
 
 class OperationsAdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Operations as their operators see them: attempts and queues."""
+    """Operations as their operators see them: attempts, queues and redrives."""
 
     @_abc_1.abstractmethod
     def ListOperationAttempts(
@@ -78,5 +107,31 @@ class OperationsAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operations_admin_pb2.GetQueueStatisticsResponse, _abc.Awaitable[_operations_admin_pb2.GetQueueStatisticsResponse]]:
         """Returns how much work each method has waiting and running."""
+
+    @_abc_1.abstractmethod
+    def RedriveOperation(
+        self,
+        request: _operations_admin_pb2.RedriveOperationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
+        """Does the work of an operation that failed or was cancelled again.
+
+        Returns a new operation, whose metadata names the old one as `retried_from`. It
+        has the old one's request, recorded steps and limits, and all its attempts before
+        it. The old one stays as it is. While an earlier redrive of it is not done, that
+        one is returned. The new operation leads to what the old one would have led to.
+        """
+
+    @_abc_1.abstractmethod
+    def RedriveOperations(
+        self,
+        request: _operations_admin_pb2.RedriveOperationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_admin_pb2.RedriveOperationsResponse, _abc.Awaitable[_operations_admin_pb2.RedriveOperationsResponse]]:
+        """Redrives the operations of one parent that a filter finds, a page at a time.
+
+        Those that were redriven before are skipped, as long as the redrive is kept. So
+        the call may be made again at any time, and does nothing the second time.
+        """
 
 def add_OperationsAdminServiceServicer_to_server(servicer: OperationsAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

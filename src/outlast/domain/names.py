@@ -43,18 +43,18 @@ def check_parent(parent: str) -> str:
     return parent
 
 
-def parent_of_collection(name: str) -> str:
-    """Return the parent that a list request names, as `{parent}` or `{parent}/operations`.
+def parent_of_collection(name: str, field: str = "name") -> str:
+    """Return the parent that a request names in a field, as `{parent}` or `{parent}/operations`.
 
     `operations` and the empty name are the root.
     """
     if len(name) > MAX_NAME_LENGTH:
-        raise InvalidArgumentError("name", f"longer than {MAX_NAME_LENGTH} characters")
+        raise InvalidArgumentError(field, f"longer than {MAX_NAME_LENGTH} characters")
     if name in {"", "operations"}:
         return ""
     parent = name.removesuffix("/operations")
     if _WILDCARD in parent.split("/"):
-        raise InvalidArgumentError("name", "'-' for any parent is not supported; name one parent")
+        raise InvalidArgumentError(field, "'-' for any parent is not supported; name one parent")
     if _PARENT.fullmatch(parent) is None:
-        raise InvalidArgumentError("name", "must be a parent resource, or {parent}/operations")
+        raise InvalidArgumentError(field, "must be a parent resource, or {parent}/operations")
     return parent

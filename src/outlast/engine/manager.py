@@ -55,7 +55,7 @@ class Page:
 
 
 class OperationManager:
-    """Starts, reads, lists, cancels, deletes and waits.
+    """Starts, reads, lists, cancels, deletes, redrives and waits.
 
     `patience` is how many seconds a call may wait for the store, whether that says that it
     cannot answer or says nothing, at most `store_patience`; then StoreUnavailableError is
@@ -158,6 +158,34 @@ class OperationManager:
                     raise
 
         await self._patiently(delete, patience)
+
+    async def redrive(self, name: str, patience: float | None = None) -> Operation:
+        """Do the work of a failed or cancelled operation again; return the new operation.
+
+        While an earlier redrive of it is not done, returns that one. Raises
+        OperationNotFoundError, NotRedrivableError, ExclusiveConflictError and
+        QueueFullError; then nothing was accepted.
+        """
+        operation, _ = await self._redrive(name, patience, again=True)
+        return operation
+
+    async def redrive_once(self, name: str, patience: float | None = None) -> Operation | None:
+        """Redrive an operation unless that was done before; then return None. Raises as `redrive`."""
+        operation, created = await self._redrive(name, patience, again=False)
+        return operation if created else None
+
+    async def _redrive(
+        self, name: str, patience: float | None, *, again: bool
+    ) -> tuple[Operation, bool]:
+        operation_id = self._identifiers.new()
+        inserted = await self._patiently(
+            lambda: self._store.redrive(
+                name, operation_id, again=again, max_pending=self._settings.max_pending
+            ),
+            patience,
+        )
+        # A try of this call whose answer was lost has created it too.
+        return inserted.operation, inserted.operation.name.endswith(f"/{operation_id}")
 
     async def attempts(self, name: str, patience: float | None = None) -> Sequence[Attempt]:
         """Return the attempts of an operation, the oldest first."""

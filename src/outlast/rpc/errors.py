@@ -30,6 +30,7 @@ _CODES: Mapping[type[errors.OutlastError], Code] = {
     errors.InvalidArgumentError: Code.INVALID_ARGUMENT,
     errors.OperationNotFoundError: Code.NOT_FOUND,
     errors.ExclusiveConflictError: Code.ABORTED,
+    errors.NotRedrivableError: Code.FAILED_PRECONDITION,
     errors.LeaseLostError: Code.ABORTED,
     errors.ResourceExhaustedError: Code.RESOURCE_EXHAUSTED,
     errors.PayloadTooLargeError: Code.RESOURCE_EXHAUSTED,

@@ -1,7 +1,6 @@
 """The google.longrunning.Operations service."""
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 from google.longrunning import operations_pb2, operations_pb2_grpc
@@ -9,21 +8,15 @@ from google.protobuf import empty_pb2
 from google.protobuf.duration_pb2 import Duration
 
 from outlast.domain.errors import InvalidArgumentError, UnsupportedError
-from outlast.domain.filter import compile_filter, conditions, operation_schema, parse
-from outlast.domain.listing import Conditions, ListQuery
 from outlast.domain.names import check_operation_name, parent_of_collection
 from outlast.domain.operation import Operation
 from outlast.engine.engine import Engine
 from outlast.rpc.calls import seconds_left
 from outlast.rpc.codec import Codec
-from outlast.rpc.metadata_schema import metadata_schema
-from outlast.rpc.page_tokens import PageTokens
+from outlast.rpc.queries import Queries
 from outlast.rpc.snapshots import Encoded
 
 _log = logging.getLogger(__name__)
-
-DEFAULT_PAGE_SIZE = 50
-MAX_PAGE_SIZE = 1000
 
 _MAX_DURATION_SECONDS = 315_576_000_000
 _MAX_NANOS = 999_999_999
@@ -36,10 +29,9 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):
     """
 
     def __init__(self, engine: Engine, codec: Codec) -> None:
-        self._engine = engine
         self._manager = engine.manager
         self._codec = codec
-        self._tokens = PageTokens(engine.store.secret)
+        self._queries = Queries(engine, codec)
 
     async def GetOperation(
         self, request: operations_pb2.GetOperationRequest, context: Any
@@ -79,23 +71,14 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):
         if request.return_partial_success:
             raise UnsupportedError("return_partial_success")
         parent = parent_of_collection(request.name)
-        if request.page_size < 0:
-            raise InvalidArgumentError("page_size", "must not be negative")
         bound = parent, request.filter
-        after = self._tokens.open(request.page_token, *bound) if request.page_token else None
-        matches, pushed = None, Conditions()
-        if request.filter.strip():
-            expression = parse(request.filter)
-            types = (method.metadata_type for method in self._engine.methods.values())
-            schema = operation_schema(metadata_schema(types, self._codec))
-            matches = _tolerant(compile_filter(expression, schema))
-            pushed = conditions(expression)
-        size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        query = ListQuery(parent, size, after, pushed)
+        query, matches = self._queries.query(
+            parent, request.filter, request.page_size, request.page_token, *bound
+        )
         page = await self._manager.list_page(query, matches, seconds_left(context))
         return operations_pb2.ListOperationsResponse(
             operations=filter(None, map(self._listed, page.operations)),
-            next_page_token=self._tokens.seal(page.next, *bound) if page.next else "",
+            next_page_token=self._queries.next_page_token(page.next, *bound),
         )
 
     def _listed(self, operation: Operation) -> operations_pb2.Operation | None:
@@ -105,19 +88,6 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):
         except Exception:  # noqa: BLE001  # whatever is wrong with the record
             _log.exception("operation %r cannot be listed", operation.name)
             return None
-
-
-def _tolerant(matches: Callable[[Operation], bool]) -> Callable[[Operation], bool]:
-    """Return a filter that no record, whatever is wrong with it, makes fail."""
-
-    def match(operation: Operation) -> bool:
-        try:
-            return matches(operation)
-        except Exception:  # noqa: BLE001  # as above
-            _log.exception("operation %r cannot be filtered", operation.name)
-            return False
-
-    return match
 
 
 def _seconds(timeout: Duration) -> float:

@@ -42,7 +42,7 @@ class Operations:
         self._services = [
             *given,
             Service(OperationsServicer(engine, codec)),
-            Service(OperationsAdminServicer(engine.manager)),
+            Service(OperationsAdminServicer(engine, codec)),
         ]
         _require_different(self._services)
         for service in given:
@@ -97,7 +97,7 @@ class Operations:
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve the services and their operations on a grpc.aio server that has not started."""
         for service in self._services:
-            service.add_to(server)
+            service.add_to(server, self.engine.settings.max_request_bytes)
 
 
 class _Opening(AbstractAsyncContextManager[T]):

@@ -93,6 +93,7 @@ class ImagingServiceServicer:
 
         Photographs that cannot be processed do not stop the others: each is
         reported in the metadata. The operation fails with ABORTED if none could be.
+        Images that were made before it was cancelled stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,6 +49,7 @@ class ImagingServiceStub:
 
     Photographs that cannot be processed do not stop the others: each is
     reported in the metadata. The operation fails with ABORTED if none could be.
+    Images that were made before it was cancelled stay.
     """
     GetImage: _grpc.UnaryUnaryMultiCallable[_imaging_pb2.GetImageRequest, _imaging_pb2.Image]
     """Returns an image. It exists from the end of the operation that makes it."""
@@ -82,6 +83,7 @@ class ImagingServiceAsyncStub(ImagingServiceStub):
 
     Photographs that cannot be processed do not stop the others: each is
     reported in the metadata. The operation fails with ABORTED if none could be.
+    Images that were made before it was cancelled stay.
     """
     GetImage: _aio.UnaryUnaryMultiCallable[_imaging_pb2.GetImageRequest, _imaging_pb2.Image]  # type: ignore[assignment]
     """Returns an image. It exists from the end of the operation that makes it."""
@@ -124,6 +126,7 @@ class ImagingServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Photographs that cannot be processed do not stop the others: each is
         reported in the metadata. The operation fails with ABORTED if none could be.
+        Images that were made before it was cancelled stay.
         """
 
     @_abc_1.abstractmethod

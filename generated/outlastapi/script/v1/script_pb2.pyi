@@ -152,6 +152,28 @@ class Step(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class KillAttempts(_message.Message):
+        """An end of the process that goes away, or not."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ATTEMPTS_FIELD_NUMBER: _builtins.int
+        attempts: _builtins.int
+        """In how many attempts, the first ones, to kill the process. Zero for every
+        one: whoever runs the operation dies of it, until no attempt is left.
+        """
+        def __init__(
+            self,
+            *,
+            attempts: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Answer(_message.Message):
         """An answer of a given size."""
 
@@ -219,6 +241,7 @@ class Step(_message.Message):
     ANSWER_WRONG_TYPE_FIELD_NUMBER: _builtins.int
     EXIT_FIELD_NUMBER: _builtins.int
     RAISE_FIELD_NUMBER: _builtins.int
+    KILL_ATTEMPTS_FIELD_NUMBER: _builtins.int
     ignore_cancellation: _builtins.bool
     """Whether to go on from here when asked to stop."""
     kill_process: _builtins.bool
@@ -255,6 +278,10 @@ class Step(_message.Message):
     def durable(self) -> Global___Step.Durable:
         """Take a durable step."""
 
+    @_builtins.property
+    def kill_attempts(self) -> Global___Step.KillAttempts:
+        """Kill the process in the first attempts, or in all."""
+
     def __init__(
         self,
         *,
@@ -269,12 +296,13 @@ class Step(_message.Message):
         durable: Global___Step.Durable | None = ...,
         answer_wrong_type: _builtins.bool = ...,
         exit: _builtins.bool = ...,
+        kill_attempts: Global___Step.KillAttempts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "answer", b"answer", "answer_wrong_type", b"answer_wrong_type", "block", b"block", "durable", b"durable", "exit", b"exit", "fail", b"fail", "fail_attempts", b"fail_attempts", "ignore_cancellation", b"ignore_cancellation", "kill_process", b"kill_process", "progress", b"progress", "raise", b"raise", "sleep", b"sleep"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "answer", b"answer", "answer_wrong_type", b"answer_wrong_type", "block", b"block", "durable", b"durable", "exit", b"exit", "fail", b"fail", "fail_attempts", b"fail_attempts", "ignore_cancellation", b"ignore_cancellation", "kill_attempts", b"kill_attempts", "kill_process", b"kill_process", "progress", b"progress", "raise", b"raise", "sleep", b"sleep"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "answer", b"answer", "answer_wrong_type", b"answer_wrong_type", "block", b"block", "durable", b"durable", "exit", b"exit", "fail", b"fail", "fail_attempts", b"fail_attempts", "ignore_cancellation", b"ignore_cancellation", "kill_process", b"kill_process", "progress", b"progress", "raise", b"raise", "sleep", b"sleep"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "answer", b"answer", "answer_wrong_type", b"answer_wrong_type", "block", b"block", "durable", b"durable", "exit", b"exit", "fail", b"fail", "fail_attempts", b"fail_attempts", "ignore_cancellation", b"ignore_cancellation", "kill_attempts", b"kill_attempts", "kill_process", b"kill_process", "progress", b"progress", "raise", b"raise", "sleep", b"sleep"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["sleep", "progress", "fail_attempts", "fail", "ignore_cancellation", "block", "kill_process", "answer", "durable", "answer_wrong_type", "exit", "raise"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["sleep", "progress", "fail_attempts", "fail", "ignore_cancellation", "block", "kill_process", "answer", "durable", "answer_wrong_type", "exit", "raise", "kill_attempts"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 
