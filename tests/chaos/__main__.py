@@ -1,0 +1,57 @@
+"""`python -m tests.chaos`: kill and pause servers under load, and check what was seen."""
+
+import argparse
+import asyncio
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.chaos.run import Report, run
+
+
+def main() -> int:
+    """Run once; return the exit status: 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long trouble is made")
+    parser.add_argument("--seed", type=int, help="what is done and when; random if not given")
+    options = parser.parse_args()
+    seed = secrets.randbelow(10**6) if options.seed is None else options.seed
+    folder = Path(tempfile.mkdtemp(prefix="outlast-chaos-"))
+    print(f"seed {seed}, {options.seconds:g} seconds, in {folder}", flush=True)
+    try:
+        report = asyncio.run(_run_until_stopped(folder, options.seconds, seed))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("stopped; nothing was checked")
+        shutil.rmtree(folder)
+        return 130
+    print(report.summary())
+    if report.anomalies:
+        _explain(report)
+        print(f"seed {seed}; the store, the audit and the logs are in {folder}")
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+async def _run_until_stopped(folder: Path, seconds: float, seed: int) -> Report:
+    """Run; SIGTERM ends it as Ctrl-C does, so that no server is left behind."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await run(folder, seconds=seconds, seed=seed)
+
+
+def _explain(report: Report) -> None:
+    for anomaly in report.anomalies:
+        print(f"{anomaly.rule}: {anomaly.subject} {anomaly.text}")
+    subjects = dict.fromkeys(it.subject for it in report.anomalies if it.subject)
+    for subject in list(subjects)[:3]:
+        print(f"\n{subject}")
+        print("\n".join(f"  {line}" for line in report.history.timeline(subject)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

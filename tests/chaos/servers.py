@@ -1,0 +1,225 @@
+"""Server processes that are killed, paused and started again."""
+
+import asyncio
+import os
+import re
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from random import Random
+
+import grpc
+from google.longrunning import operations_pb2_grpc
+from outlastapi.script.v1 import script_pb2_grpc
+
+from tests.chaos.history import Outage
+from tests.chaos.service import AUDIT
+
+LEASE_SECONDS = 1.0
+GRACE_SECONDS = 1.0
+
+_ROOT = Path(__file__).parents[2]
+_START_SECONDS = 60.0
+_STOP_SECONDS = 30.0
+_STARTS = 5
+_REFUSED = re.compile(r" was refused: epoch \d+ is over")
+_BUGS = re.compile(
+    r"CRITICAL|ERROR asyncio|(claiming|renewing leases) failed|cannot be stored|ended badly"
+)
+
+
+class Server:
+    """One of the servers: a place for one process after the other."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.outages: list[Outage] = []
+        self.faults: list[str] = []
+        self.operations: operations_pb2_grpc.OperationsStub
+        self.script: script_pb2_grpc.ScriptServiceAsyncStub
+        self._folder = folder
+        self._log = folder / f"{name}.log"
+        self._process: asyncio.subprocess.Process | None = None
+        self._channel: grpc.aio.Channel | None = None
+
+    @property
+    def log(self) -> str:
+        """What all its processes have logged."""
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    async def start(self) -> None:
+        """Start a process, again while another one's pause locks the file; return when it serves."""
+        for _ in range(_STARTS):
+            address = await self._try_to_start()
+            if address:
+                break
+        else:
+            raise RuntimeError(f"{self.name} did not start:\n{self.log[-2000:]}")
+        await self._close_channel()
+        self._channel = grpc.aio.insecure_channel(address)
+        self.operations = operations_pb2_grpc.OperationsStub(self._channel)
+        self.script = script_pb2_grpc.ScriptServiceStub(self._channel)
+
+    async def _try_to_start(self) -> str:
+        """Start a process; return where it serves, nothing if it has ended instead."""
+        arguments = ["--service", "tests.chaos.service:ChaosService", "--store", "store.db"]
+        arguments += ["--listen", "127.0.0.1:0", "--concurrency", "16"]
+        arguments += ["--lease", f"{LEASE_SECONDS}s", "--grace", f"{GRACE_SECONDS}s"]
+        paths = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {AUDIT: str(self._folder / "audit"), "PYTHONPATH": paths}
+        with self._log.open("ab") as log:
+            self._process = process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "outlast", "serve", *arguments),
+                cwd=self._folder,
+                env=os.environ | environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us alone
+            )
+        assert process.stdout is not None
+        line = await asyncio.wait_for(process.stdout.readline(), _START_SECONDS)
+        ready = re.match(r"Ready at (\S+),", line.decode())
+        return ready[1] if ready else ""
+
+    async def pause(self, seconds: float) -> None:
+        """Stop the process for a while."""
+        with self._outage("pause"):
+            self._signal(signal.SIGSTOP)
+            await asyncio.sleep(seconds)
+            self._signal(signal.SIGCONT)
+
+    async def kill(self, *, pause: float = 0.0) -> None:
+        """Kill the process, which may have been stopped before, and start the next one."""
+        if pause:
+            with self._outage("pause"):
+                self._signal(signal.SIGSTOP)
+                await asyncio.sleep(pause)
+        with self._outage("kill"):
+            self._signal(signal.SIGKILL)
+            await self._ended(-signal.SIGKILL)
+            await self.start()
+
+    async def restart(self) -> None:
+        """Have the process end in peace, and start the next one."""
+        with self._outage("restart"):
+            await self.stop()
+            await self.start()
+
+    async def stop(self) -> None:
+        """Have the process end in peace."""
+        self._signal(signal.SIGTERM)
+        await self._ended(0)
+
+    async def close(self) -> None:
+        """Leave nothing behind, however it stands."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+        await self._close_channel()
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+        else:
+            self.faults.append(f"{self.name} ended by itself with {self._process.returncode}")
+
+    async def _ended(self, expected: int) -> None:
+        assert self._process is not None
+        code = await asyncio.wait_for(self._process.wait(), _STOP_SECONDS)
+        if code != expected:
+            self.faults.append(f"{self.name} ended with {code} and not with {expected}")
+
+    async def _close_channel(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+
+    def _outage(self, kind: str) -> "_Timed":
+        return _Timed(self, kind)
+
+
+class _Timed:
+    """Notes an outage of a server when it is over, however it ends."""
+
+    def __init__(self, server: Server, kind: str) -> None:
+        self._server = server
+        self._kind = kind
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        outage = Outage(self._server.name, self._kind, self._began, time.monotonic())
+        self._server.outages.append(outage)
+
+
+@asynccontextmanager
+async def started(folder: Path, count: int) -> AsyncIterator[Sequence[Server]]:
+    """Yield servers on one file; in the end none of their processes is left."""
+    servers = [Server(f"server-{number}", folder) for number in range(count)]
+    try:
+        await asyncio.gather(*(server.start() for server in servers))
+        yield servers
+    finally:
+        for server in servers:
+            await server.close()
+
+
+async def trouble(server: Server, random: Random, seconds: float) -> None:
+    """Do to a server what happens to servers, for so many seconds."""
+    end = time.monotonic() + seconds
+    while True:
+        quiet = random.uniform(0.3, 3.0)
+        if time.monotonic() + quiet >= end:
+            return
+        await asyncio.sleep(quiet)
+        deed = random.choices(
+            ["kill", "blink", "pause", "pause and kill", "restart"], weights=[4, 3, 4, 1, 1]
+        )[0]
+        match deed:
+            case "kill":
+                await server.kill()
+            case "blink":
+                await server.pause(random.uniform(0.05, 0.7) * LEASE_SECONDS)
+            case "pause":
+                await server.pause(random.uniform(1.2, 3.0) * LEASE_SECONDS)
+            case "pause and kill":
+                await server.kill(pause=random.uniform(0.1, 2.0) * LEASE_SECONDS)
+            case _:
+                await server.restart()
+
+
+def count_refused(servers: Sequence[Server]) -> int:
+    """Return how many writes of zombies the servers say that they refused."""
+    return sum(len(_REFUSED.findall(server.log)) for server in servers)
+
+
+def faults(servers: Sequence[Server]) -> Iterator[str]:
+    """Yield what the servers did that no server may do."""
+    for server in servers:
+        yield from server.faults
+        for line in server.log.splitlines():
+            if _BUGS.search(line):
+                yield f"{server.name} logged: {line}"
+
+
+def unfinished(folder: Path) -> Sequence[str]:
+    """Return the operations in the file that are not done, hidden ones too."""
+    sql = "SELECT name FROM operations WHERE state IN ('PENDING', 'RUNNING')"
+    with closing(sqlite3.connect(folder / "store.db", timeout=30)) as connection:
+        return [name for (name,) in connection.execute(sql)]
+
+
+def file_faults(folder: Path) -> Iterator[str]:
+    """Yield what SQLite finds wrong with the file."""
+    with closing(sqlite3.connect(folder / "store.db", timeout=30)) as connection:
+        for (answer,) in connection.execute("PRAGMA integrity_check"):
+            if answer != "ok":
+                yield f"the file is damaged: {answer}"
+        for row in connection.execute("PRAGMA foreign_key_check"):
+            yield f"the file has a row without its operation: {row}"
