@@ -35,7 +35,7 @@ from outlast.domain.transitions import (
 from outlast.engine import outcome, processes
 from outlast.ports import OperationStore
 from outlast.rpc.binding import MAX_REQUEST_ID_LENGTH
-from outlast.rpc.operations import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+from outlast.rpc.queries import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 
 KIB, MIB = 2**10, 2**20
 MAX_README_LINES = 150
