@@ -64,12 +64,14 @@ def _check_step(step: script_pb2.Step, where: str) -> None:
         case "fail_attempts":
             _check_range(step.fail_attempts.attempts, f"{where}.attempts")
             _check_code(step.fail_attempts.code, f"{where}.code", lowest=0)
+        case "kill_attempts":
+            _check_range(step.kill_attempts.attempts, f"{where}.attempts")
         case "fail":
             _check_status(step.fail, where)
         case "answer":
             _check_range(step.answer.size, f"{where}.size", MAX_ANSWER_BYTES)
         case "durable":
-            _check_range(len(step.durable.key), f"{where}.key's length", MAX_KEY_LENGTH, lowest=1)
+            _check_key(step.durable.key, f"{where}.key")
             _check_duration(step.durable.duration, f"{where}.duration")
         case _:  # the others are a truth value or any text
             pass
@@ -86,6 +88,13 @@ def _check_range(value: int, field: str, highest: int | None = None, *, lowest: 
         raise outlast.InvalidArgumentError(field, f"must be at least {lowest}, not {value}")
     if highest is not None and value > highest:
         raise outlast.InvalidArgumentError(field, f"must be at most {highest}, not {value}")
+
+
+def _check_key(key: str, field: str) -> None:
+    if not 1 <= len(key) <= MAX_KEY_LENGTH:
+        raise outlast.InvalidArgumentError(
+            field, f"must have from 1 to {MAX_KEY_LENGTH} characters, not {len(key)}"
+        )
 
 
 def _check_status(status: status_pb2.Status, where: str) -> None:

@@ -82,6 +82,8 @@ class Run:
                 raise SystemExit
             case "kill_process" if step.kill_process and attempt == 1:
                 os._exit(KILLED)
+            case "kill_attempts" if attempt <= (step.kill_attempts.attempts or attempt):
+                os._exit(KILLED)
             case _:  # what was told not to
                 pass
 
