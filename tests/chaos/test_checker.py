@@ -1,0 +1,216 @@
+"""The checker finds each kind of anomaly, and nothing in a history that is as it should be."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.chaos.checker import WAIT_BOUND_SECONDS, check
+from tests.chaos.history import Call, Entry, History, Outage, Snapshot
+
+NAME = "clients/1/operations/a"
+OTHER = "clients/1/operations/b"
+PENDING = Snapshot(NAME, "PENDING", 0, update_time=1, content=b"pending")
+RUNNING = Snapshot(NAME, "RUNNING", 1, update_time=2, content=b"running")
+DONE = Snapshot(NAME, "SUCCEEDED", 2, update_time=9, says="run-2 x", content=b"done")
+
+
+def entry(event, moment, attempt=1, **fields):
+    return Entry(event, moment, 1, f"run-{attempt}", NAME, "id", attempt, **fields)
+
+
+def call(kind, began, ended, *snapshots, **fields):
+    if kind == "start":
+        fields.setdefault("request_id", "id")
+    elif kind != "list":
+        fields.setdefault("name", NAME)
+    return Call(kind, "one", began, ended, snapshots=snapshots, **fields)
+
+
+START = call("start", 0, 1, PENDING)
+CALLS = [
+    call("start", 0, 0.5, code="UNAVAILABLE"),
+    START,
+    call("get", 2, 3, RUNNING),
+    call("wait", 2, 20, code="DEADLINE_EXCEEDED"),
+    call("wait", 3, 9, DONE),
+    call("list", 9.5, 10, DONE, name="clients/1"),
+    call("cancel", 10, 11),
+    call("get", 11, 12, DONE),
+]
+ENTRIES = [
+    entry("began", 1.5),
+    entry("ran", 1.6, key="0", value="x"),
+    entry("got", 1.7, key="0", value="x"),
+    entry("began", 4, attempt=2),
+    entry("got", 5, attempt=2, key="0", value="x"),
+    entry("ended", 8, attempt=2, value="run-2 x"),
+]
+OUTAGES = [Outage("one", "pause", 9, 20)]
+HISTORY = History(CALLS, ENTRIES, OUTAGES, {NAME: DONE})
+
+
+def with_calls(*calls):
+    return replace(HISTORY, calls=[*CALLS, *calls])
+
+
+def with_entries(*entries):
+    return replace(HISTORY, entries=[*ENTRIES, *entries])
+
+
+def ending(**changes):
+    """Return a history whose operation ends otherwise, as all are told."""
+    end = replace(DONE, **changes)
+    calls = [
+        replace(it, snapshots=[end if each is DONE else each for each in it.snapshots])
+        for it in CALLS
+    ]
+    return replace(HISTORY, calls=calls, final={NAME: end})
+
+
+def rules(history):
+    return {anomaly.rule for anomaly in check(history)}
+
+
+def test_a_history_as_it_should_be_has_no_anomaly():
+    assert check(HISTORY) == []
+
+
+GONE = {"code": "NOT_FOUND"}
+LATE = 9 + WAIT_BOUND_SECONDS + 0.1
+ANOMALIES = {
+    "a lost operation": ("lost operation", replace(HISTORY, final={})),
+    "one that never ends": (
+        "lost operation",
+        replace(HISTORY, calls=[START], entries=ENTRIES[:1], final={NAME: RUNNING}),
+    ),
+    "one that is hidden and never ends": (
+        "lost operation",
+        replace(HISTORY, calls=[START, call("delete", 2, 3)], final={}, unfinished=[NAME]),
+    ),
+    "one that is not found for a while": ("lost operation", with_calls(call("get", 5, 6, **GONE))),
+    "a deletion undone": (
+        "deletion undone",
+        with_calls(call("delete", 12, 13), call("get", 14, 15, DONE)),
+    ),
+    "a request accepted twice": (
+        "one request, two operations",
+        with_calls(
+            call("start", 13, 14, replace(PENDING, name=OTHER)),
+            call("delete", 15, 16, name=OTHER),
+        ),
+    ),
+    "a request that runs twice": (
+        "one request, two operations",
+        with_entries(replace(ENTRIES[0], name=OTHER)),
+    ),
+    "a changed result": (
+        "changed result",
+        with_calls(call("get", 12, 13, replace(DONE, content=b"other"))),
+    ),
+    "two completions": (
+        "changed result",
+        with_calls(call("get", 12, 13, replace(DONE, state="FAILED", content=b"failed"))),
+    ),
+    "another result in the end": (
+        "changed result",
+        replace(HISTORY, final={NAME: replace(DONE, content=b"other")}),
+    ),
+    "done undone": (
+        "done undone",
+        with_calls(call("get", 12, 13, replace(RUNNING, update_time=9))),
+    ),
+    "an older state": (
+        "went back",
+        with_calls(call("get", 3.5, 4, replace(RUNNING, update_time=1))),
+    ),
+    "too many attempts told": ("attempts over the maximum", ending(max_attempts=1)),
+    "too many attempts run": (
+        "attempts over the maximum",
+        with_entries(entry("failed", 6, attempt=2, max_attempts=1)),
+    ),
+    "a run after the end": ("ran after its end", with_entries(entry("began", 13, attempt=3))),
+    "an attempt that runs twice": (
+        "attempt run twice",
+        with_entries(replace(ENTRIES[3], run="another")),
+    ),
+    "a recorded step executed again": (
+        "recorded step executed again",
+        with_entries(entry("ran", 5, attempt=2, key="0", value="y")),
+    ),
+    "a recorded step changed": (
+        "recorded step changed",
+        with_entries(entry("got", 5, attempt=2, key="0", value="y")),
+    ),
+    "a result that no handler gave": ("result of nobody", ending(says="run-2 y")),
+    "the result of an earlier attempt": ("result of nobody", ending(attempt=3)),
+    "an error that no handler raised": ("result of nobody", ending(state="FAILED", says="oh")),
+    "a cancellation that nobody asked for": (
+        "cancelled by nobody",
+        replace(
+            HISTORY, calls=[START], final={NAME: replace(DONE, state="CANCELLED", content=b"c")}
+        ),
+    ),
+    "giving up early": ("given up early", ending(state="FAILED", dead_letter=True)),
+    "a waiter missed": (
+        "waiter missed",
+        replace(with_calls(call("wait", 3, LATE, DONE)), outages=[]),
+    ),
+    "a waiter left without an answer": (
+        "waiter missed",
+        replace(HISTORY, outages=[replace(OUTAGES[0], kind="kill", server="another")]),
+    ),
+    "one missing in a list": ("not listed", with_calls(call("list", 4, 5, name="clients/1"))),
+    "one listed twice": (
+        "listed twice",
+        with_calls(call("list", 10, 12, DONE, DONE, name="clients/1")),
+    ),
+    "an answer that makes no sense": (
+        "unexpected answer",
+        with_calls(call("get", 4, 5, code="INTERNAL")),
+    ),
+    "a fault": ("fault", replace(HISTORY, faults=["the file is damaged"])),
+}
+
+
+@pytest.mark.parametrize(("rule", "history"), ANOMALIES.values(), ids=ANOMALIES.keys())
+def test_the_checker_finds(rule, history):
+    assert rules(history) == {rule}
+
+
+LEGAL = {
+    "a deletion": replace(
+        with_calls(call("delete", 12, 13), call("get", 14, 15, **GONE)), final={}
+    ),
+    "a deletion of which no answer came": replace(
+        with_calls(
+            call("delete", 12, 13, code="UNAVAILABLE"),
+            call("delete", 14, 15, **GONE),
+            call("list", 16, 17, name="clients/1"),
+        ),
+        final={},
+    ),
+    "an attempt that was given back": with_entries(
+        entry("stopped", 6, attempt=2), replace(ENTRIES[3], run="another")
+    ),
+    "a step whose result was lost": replace(
+        HISTORY, entries=[*ENTRIES[:2], entry("ran", 1.9, key="0", value="y"), *ENTRIES[3:]]
+    ),
+    "a look that began before the end": with_calls(call("get", 8, 12, RUNNING)),
+    "a dead letter": ending(state="FAILED", dead_letter=True, max_attempts=2),
+    "a cancellation": ending(state="CANCELLED", says="cancelled"),
+    "one listed before it was known": with_calls(call("list", 0.1, 0.9, name="clients/1")),
+}
+
+
+@pytest.mark.parametrize("history", LEGAL.values(), ids=LEGAL.keys())
+def test_the_checker_lets_pass(history):
+    assert check(history) == []
+
+
+def test_a_timeline_tells_all_that_is_known_of_an_operation_in_order():
+    told = list(HISTORY.timeline(NAME))
+    assert [float(line.split()[0]) for line in told] == sorted(float(it.split()[0]) for it in told)
+    assert any("get at one, OK" in line for line in told)
+    assert any("handler ran 0 x (process 1" in line for line in told)
+    assert any("pause of one until 20" in line for line in told)
+    assert list(HISTORY.timeline(OTHER)) == []
