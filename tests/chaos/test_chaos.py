@@ -1,0 +1,73 @@
+"""A short run of everything, and one that is broken off."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def chaos(tmp_path):
+    """Run the program with a folder for what it keeps."""
+
+    def chaos(seconds):
+        command = [sys.executable, "-m", "tests.chaos", "--seconds", str(seconds), "--seed", "7"]
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"TMPDIR": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return chaos
+
+
+def test_servers_that_are_killed_and_paused_under_load_keep_every_promise(chaos, tmp_path):
+    with chaos(7) as process:
+        output, _ = process.communicate(timeout=55)
+    assert process.returncode == 0, output
+    figures = re.search(
+        r"(\d+) operations .* (\d+) kills, (\d+) stops, .* (\d+) anomalies", output
+    ).groups()
+    operations, kills, stops, anomalies = map(int, figures)
+    assert operations > 10
+    assert kills + stops > 2
+    assert anomalies == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def servers(folder):
+    """Return the processes that work in a folder, also if it has been removed."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is not ours
+            if str((process / "cwd").readlink()).startswith(str(folder)):
+                found.append(process.name)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_run_that_is_broken_off_leaves_no_server_behind(chaos, tmp_path, number):
+    with chaos(600) as process:
+        folder = tmp_path / Path(process.stdout.readline().split()[-1]).name
+        while len(servers(folder)) < 3:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
+    assert servers(folder) == []
+    assert list(tmp_path.iterdir()) == []
