@@ -5,6 +5,8 @@
 PYTHON  ?= $(shell python3.11 --version >/dev/null 2>&1 && echo python3.11 || echo python3)
 WORKERS ?= 2# test processes; 0 runs the tests in one
 ARGS    ?=# more arguments for pytest, as in `make test ARGS='-k wait'`
+SECONDS ?= 60# how long `make chaos` makes trouble
+SEED    ?=# what it does and when; empty for a new one
 PHOTOS  ?=# the folder that `make demo` works on; empty for photos of its own
 
 VENV   := .venv
@@ -129,6 +131,10 @@ cover: $(STAMP) ## Run the tests and print what they do not reach
 .PHONY: demo
 demo: $(STAMP) ## Process photos (yours: PHOTOS=folder) with a server that is killed; go on from data/demo
 	$(PY) -m outlast_imaging.demo $(if $(PHOTOS),"$(PHOTOS)")
+
+.PHONY: chaos
+chaos: $(STAMP) ## Kill and pause servers under load and check what callers saw (SECONDS=60, SEED=random)
+	$(PY) -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
 bench: $(STAMP) ## Measure, and print the tables of the documentation
