@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import grpc
 from cryptography.x509 import load_pem_x509_certificates
@@ -52,6 +53,12 @@ def _authorities(file: Path) -> bytes:
             ExitCode.USAGE, f"--ca-cert: {file} holds no certificates in PEM", str(error)
         ) from error
     return content
+
+
+def routed(connection: Connection, **fields: str) -> tuple[tuple[str, str], ...]:
+    """Return the headers of a call; by fields of its request routers find the server (AIP-4222)."""
+    parameters = "&".join(f"{field}={quote(value, safe='')}" for field, value in fields.items())
+    return (*connection.headers, ("x-goog-request-params", parameters))
 
 
 @contextmanager

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import quote
 
 import grpc
 from google.longrunning import operations_pb2
 from google.longrunning.operations_pb2_grpc import OperationsStub
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from outlast.cli.channel import open_channel, rpc_errors_reported
+from outlast.cli.admin import AdminClient
+from outlast.cli.channel import open_channel, routed, rpc_errors_reported
 from outlast.cli.codec import snapshot_of
 from outlast.cli.connection import Connection
 from outlast.cli.exit_codes import ExitCode
@@ -50,6 +50,7 @@ class OperationsClient:
         self._types = types
         self._timeout = min(within, RPC_TIMEOUT_SECONDS)
         self._can_wait = True
+        self.admin = AdminClient(channel, connection, types, self._timeout)
 
     def get(self, name: str, within: float = math.inf) -> Snapshot:
         """Return an operation as it is, within so many seconds."""
@@ -122,11 +123,7 @@ class OperationsClient:
             self._stub.DeleteOperation(request, timeout=self._timeout, metadata=self._headers(name))
 
     def _headers(self, name: str) -> tuple[tuple[str, str], ...]:
-        """Return the headers; servers behind a router find the right one by the name (AIP-4222)."""
-        return (
-            *self._connection.headers,
-            ("x-goog-request-params", f"name={quote(name, safe='')}"),
-        )
+        return routed(self._connection, name=name)
 
 
 def _endless(what: str) -> Failure:

@@ -2,21 +2,19 @@
 
 from collections import deque
 from datetime import UTC, datetime
-from typing import Literal
 
 from google.longrunning.operations_pb2 import Operation
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from outlastapi.v1.operation_metadata_pb2 import OperationMetadata, OperationProgress
+from outlastapi.v1.operations_admin_pb2 import OperationAttempt
 
 from outlast.cli.messages import to_json, unpack
-from outlast.cli.snapshot import UNFINISHED, Progress, Snapshot
+from outlast.cli.snapshot import UNFINISHED, Attempt, Progress, Snapshot
 from outlast.cli.status import describe
-from outlast.domain.operation import State
+from outlast.domain.operation import AttemptOutcome, State
 from outlast.domain.status import Code
-
-_TimeField = Literal["create_time", "start_time", "end_time", "next_attempt_time"]
 
 _MAX_SEARCHED = 100
 """How many messages inside the metadata are looked at for the state of an operation."""
@@ -40,7 +38,21 @@ def snapshot_of(operation: Operation, types: DescriptorPool) -> Snapshot:
         next_attempt_time=_time(metadata, "next_attempt_time"),
         last_error=describe(metadata.last_error) if metadata.HasField("last_error") else None,
         dead_letter=metadata.dead_letter,
+        retried_from=metadata.retried_from,
         error=describe(operation.error) if operation.HasField("error") else None,
+    )
+
+
+def attempt_of(attempt: OperationAttempt, types: DescriptorPool) -> Attempt:
+    """Return what a server says of an attempt."""
+    return Attempt(
+        number=attempt.attempt,
+        outcome=_OUTCOMES.get(attempt.outcome, UNFINISHED),
+        worker=attempt.worker,
+        document=to_json(attempt, types),
+        start_time=_time(attempt, "start_time"),
+        end_time=_time(attempt, "end_time"),
+        error=describe(attempt.error) if attempt.HasField("error") else None,
     )
 
 
@@ -72,6 +84,7 @@ def _state(operation: Operation, metadata: OperationMetadata) -> str:
     return State.CANCELLED if operation.error.code == Code.CANCELLED else State.FAILED
 
 
+_OUTCOMES = {OperationAttempt.Outcome.Value(each.name): each.value for each in AttemptOutcome}
 _STATES = {
     OperationMetadata.PENDING: State.PENDING,
     OperationMetadata.RUNNING: State.RUNNING,
@@ -91,10 +104,10 @@ def _progress(progress: OperationProgress) -> Progress:
     )
 
 
-def _time(metadata: OperationMetadata, field: _TimeField) -> datetime | None:
-    if not metadata.HasField(field):
+def _time(message: Message, field: str) -> datetime | None:
+    if not message.HasField(field):
         return None
-    timestamp: Timestamp = getattr(metadata, field)
+    timestamp: Timestamp = getattr(message, field)
     try:
         return timestamp.ToDatetime(UTC)
     except (ValueError, OverflowError):  # not a time that there is

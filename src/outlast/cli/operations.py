@@ -9,7 +9,7 @@ import click
 from outlast.cli.connection import Connection, connection_options
 from outlast.cli.outcome import see_through
 from outlast.cli.parameters import NEVER, duration, positive_duration
-from outlast.cli.render import print_json, print_operation, print_operations
+from outlast.cli.render import print_attempts, print_json, print_operation, print_operations
 from outlast.cli.snapshot import Snapshot
 from outlast.cli.text import printable
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from outlast.cli.client import OperationsClient
 
 DEFAULT_LIMIT = 50
+DEAD_LETTERS = "dead_letter = true"
 
 _timeout = click.option(
     "--timeout",
@@ -25,6 +26,7 @@ _timeout = click.option(
     show_default=True,
     help="How long to wait for each answer of the server, 30 s at most.",
 )
+_dead = click.option("--dead", is_flag=True, help="Only dead letters: 'dead_letter = true'.")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
@@ -37,9 +39,10 @@ def _connect(connection: Connection, timeout: float) -> "AbstractContextManager[
 
 @click.group()
 def operations() -> None:
-    """List, get, wait for, cancel and delete operations.
+    """List, get, wait for, cancel, delete and retry operations.
 
-    Of any server that offers google.longrunning.Operations.
+    Of any server that offers google.longrunning.Operations; attempts and retries of
+    Outlast servers.
     """
 
 
@@ -48,6 +51,7 @@ def operations() -> None:
 @click.option(
     "--filter", "filter_", default="", metavar="AIP-160", help="Which ones, such as 'done = false'."
 )
+@_dead
 @click.option("--page-size", type=click.IntRange(min=1), help="How many to ask for at a time.")
 @click.option(
     "--limit",
@@ -63,6 +67,7 @@ def list_operations(
     connection: Connection,
     parent: str,
     filter_: str,
+    dead: bool,
     page_size: int | None,
     limit: int | None,
     everything: bool,
@@ -78,13 +83,19 @@ def list_operations(
     if everything and limit is not None:
         raise click.UsageError("--limit and --all contradict each other: give one of them.")
     with _connect(connection, timeout) as client:
-        found = client.list(parent, filter_, page_size or 0)
+        found = client.list(parent, _narrowed(filter_, dead=dead), page_size or 0)
         shown = found if everything else _up_to(limit or DEFAULT_LIMIT, found)
         if as_json:
             for snapshot in shown:
                 print_json(snapshot.document)
         else:
             print_operations(shown)
+
+
+def _narrowed(filter_: str, *, dead: bool) -> str:
+    if not dead:
+        return filter_
+    return f"{DEAD_LETTERS} AND ({filter_})" if filter_.strip() else DEAD_LETTERS
 
 
 def _up_to(limit: int, snapshots: Iterable[Snapshot]) -> Iterator[Snapshot]:
@@ -108,6 +119,97 @@ def get_operation(connection: Connection, name: str, as_json: bool, timeout: flo
         print_json(snapshot.document)
     else:
         print_operation(snapshot)
+
+
+@operations.command("attempts")
+@click.argument("name")
+@_as_json
+@_timeout
+@connection_options
+def list_attempts(connection: Connection, name: str, as_json: bool, timeout: float) -> None:
+    """Show the attempts to do the work of the operation NAME, the oldest first.
+
+    Of Outlast servers. On a terminal as a table; otherwise a line for each attempt with
+    its number, outcome, start, end, worker and error, separated by tabs. With --json a
+    line of JSON for each attempt.
+    """
+    with _connect(connection, timeout) as client:
+        attempts = client.admin.attempts(name)
+    if as_json:
+        for attempt in attempts:
+            print_json(attempt.document)
+    else:
+        print_attempts(attempts)
+
+
+@operations.command("retry")
+@click.argument("names", nargs=-1, metavar="NAME... | [PARENT]")
+@click.option(
+    "--filter",
+    "filter_",
+    default="",
+    metavar="AIP-160",
+    help="Retry what is found under PARENT, such as 'error.code = UNAVAILABLE'.",
+)
+@_dead
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="How many to retry at most, with --filter and --dead.  [default: all]",
+)
+@click.option("--wait", is_flag=True, help="Wait for the new operation, and print its result.")
+@_as_json
+@_timeout
+@connection_options
+def retry_operations(
+    *,
+    connection: Connection,
+    names: tuple[str, ...],
+    filter_: str,
+    dead: bool,
+    limit: int | None,
+    wait: bool,
+    as_json: bool,
+    timeout: float,
+) -> None:
+    """Do the work of operations that failed or were cancelled again.
+
+    Of Outlast servers. Each is retried as a new operation, which goes on after the recorded
+    steps of the old one. Give their NAMEs; or --filter or --dead, for what is found
+    under PARENT, or without one among what has no parent, and was not retried before. With --json
+    a line of JSON for each.
+    """
+    bulk = dead or bool(filter_.strip())
+    _check_retry(names, bulk=bulk, limit=limit, wait=wait)
+    with _connect(connection, timeout) as client:
+        # As above: it imports what gRPC needs.
+        from outlast.cli.retrying import retry_found, say_retried  # noqa: PLC0415
+
+        if bulk:
+            parent = names[0] if names else ""
+            narrowed = _narrowed(filter_, dead=dead)
+            retry_found(client.admin, parent, narrowed, limit, as_json=as_json)
+            return
+        for name in names:
+            retried = client.admin.redrive(name)
+            if wait:
+                if not as_json:
+                    say_retried(name, retried.name, as_json=False, err=True)
+                see_through(client, retried.name, as_json=as_json)
+            else:
+                say_retried(name, retried.name, as_json=as_json)
+
+
+def _check_retry(names: tuple[str, ...], *, bulk: bool, limit: int | None, wait: bool) -> None:
+    """Raise UsageError for what contradicts itself, or says too little."""
+    if not bulk and not names:
+        raise click.UsageError("give the NAMEs of operations, --filter or --dead.")
+    if not bulk and limit is not None:
+        raise click.UsageError("--limit is for --filter and --dead.")
+    if bulk and len(names) > 1:
+        raise click.UsageError("with --filter and --dead, give one PARENT at most.")
+    if wait and (bulk or len(names) > 1):
+        raise click.UsageError("--wait is for one NAME.")
 
 
 @operations.command("wait")

@@ -10,16 +10,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from outlast.cli.snapshot import Json, Snapshot
+from outlast.cli.snapshot import Attempt, Json, Snapshot
 from outlast.cli.text import json_text, printable, shown_time
 
 _HEADINGS = ("NAME", "STATE", "PROGRESS", "METHOD", "CREATED")
+_ATTEMPT_HEADINGS = ("ATTEMPT", "OUTCOME", "STARTED", "ENDED", "WORKER", "ERROR")
 _KEPT = 2
 """How many of these are shown however narrow the terminal is."""
 
 _GAP = 2
 _PROGRESS_WIDTH = 20
 _STYLES = {"SUCCEEDED": "green", "FAILED": "red", "CANCELLED": "yellow", "RUNNING": "cyan"}
+_STYLES["LOST"] = _STYLES["FAILED"]
 
 
 def print_json(document: Json) -> None:
@@ -39,6 +41,23 @@ def print_operations(snapshots: Iterable[Snapshot]) -> None:
         return
     for snapshot in snapshots:
         click.echo("\t".join(_cells(snapshot)))
+
+
+def print_attempts(attempts: Sequence[Attempt]) -> None:
+    """Print attempts: as a table on a terminal, otherwise a line for each with tabs."""
+    if not sys.stdout.isatty():
+        for attempt in attempts:
+            click.echo("\t".join(_attempt_cells(attempt)))
+        return
+    if not attempts:
+        click.echo("No attempts.", err=True)
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+    for heading in _ATTEMPT_HEADINGS:
+        table.add_column(heading, no_wrap=heading != "ERROR")
+    for number, outcome, *rest in map(_attempt_cells, attempts):
+        table.add_row(number, Text(outcome, _STYLES.get(outcome, "")), *map(Text, rest))
+    Console().print(table)
 
 
 def print_operation(snapshot: Snapshot) -> None:
@@ -86,6 +105,17 @@ def _cells(snapshot: Snapshot) -> tuple[str, str, str, str, str]:
     )
 
 
+def _attempt_cells(attempt: Attempt) -> tuple[str, ...]:
+    return (
+        str(attempt.number),
+        attempt.outcome,
+        _time(attempt.start_time),
+        _time(attempt.end_time),
+        printable(attempt.worker),
+        printable(attempt.error.line) if attempt.error else "",
+    )
+
+
 def _short_cells(snapshot: Snapshot) -> tuple[str, ...]:
     name, state, progress, *rest = _cells(snapshot)
     short = Text(progress)
@@ -109,6 +139,7 @@ def _facts(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         "last error": printable(last_error.line) if last_error else "",
         "next attempt": _time(snapshot.next_attempt_time),
         "dead letter": "yes" if snapshot.dead_letter else "",
+        "retried from": printable(snapshot.retried_from),
     }
     yield from ((label, text) for label, text in facts.items() if text)
     if snapshot.error is not None:

@@ -45,6 +45,20 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt to do the work of an operation."""
+
+    number: int
+    outcome: str
+    worker: str
+    document: Json
+    """The whole attempt as proto JSON."""
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    error: StatusText | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """An operation at one moment."""
 
@@ -64,6 +78,8 @@ class Snapshot:
     last_error: StatusText | None = None
     """Why the latest attempt that did not succeed ended."""
     dead_letter: bool = False
+    retried_from: str = ""
+    """The operation that this one is another try of."""
     error: StatusText | None = None
 
     @property

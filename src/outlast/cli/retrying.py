@@ -1,0 +1,46 @@
+"""Retrying operations: by their names, or all that a filter finds."""
+
+import click
+
+from outlast.cli.admin import AdminClient
+from outlast.cli.render import print_json
+from outlast.cli.text import printable
+
+PAGE_SIZE = 500
+"""How many operations one call retries at the most."""
+
+
+def retry_found(
+    admin: AdminClient, parent: str, filter_: str, limit: int | None, *, as_json: bool
+) -> None:
+    """Retry what a filter finds under a parent, and say what was done, also if it then fails."""
+    retried = skipped = 0
+    token = ""
+    try:
+        while limit is None or retried < limit:
+            size = PAGE_SIZE if limit is None else min(PAGE_SIZE, limit - retried)
+            page = admin.redrive_page(parent, filter_, size, token)
+            for redriven in page.redriven_operations:
+                say_retried(redriven.retried_from, redriven.name, as_json=as_json)
+            retried += len(page.redriven_operations)
+            skipped += page.skipped_count
+            token = page.next_page_token
+            if not token:
+                return
+        click.echo("There may be more: run it again, or give a higher --limit.", err=True)
+    finally:
+        click.echo(f"Retried {retried}, skipped {skipped}.", err=True)
+        if skipped:
+            click.echo(
+                "Skipped were those that had been retried before, that need a resource which "
+                "is in use, or that were deleted meanwhile.",
+                err=True,
+            )
+
+
+def say_retried(old: str, new: str, *, as_json: bool, err: bool = False) -> None:
+    """Print which operation does the work of another one again."""
+    if as_json:
+        print_json({"name": new, "retriedFrom": old})
+    else:
+        click.echo(f"{printable(old)} is retried as {printable(new)}", err=err)
