@@ -173,13 +173,15 @@ def _an_attempt_runs_once(index: _Indexed) -> Iterator[Anomaly]:
 
 
 def _recorded_steps_stay(index: _Indexed) -> Iterator[Anomaly]:
+    """A zombie of an earlier attempt may begin a step: nobody tells it before it writes."""
     for name, entries in index.runs.items():
-        recorded: dict[str, str] = {}
+        recorded: dict[str, Entry] = {}
         for entry in entries:
-            if entry.event == "ran" and entry.key in recorded:
+            first = recorded.get(entry.key)
+            if entry.event == "ran" and first is not None and entry.attempt >= first.attempt:
                 text = f"step {entry.key} ran when its result was recorded"
                 yield Anomaly("recorded step executed again", name, text)
-            if entry.event == "got" and recorded.setdefault(entry.key, entry.value) != entry.value:
+            if entry.event == "got" and recorded.setdefault(entry.key, entry).value != entry.value:
                 text = f"step {entry.key} had two results"
                 yield Anomaly("recorded step changed", name, text)
 

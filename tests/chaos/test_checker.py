@@ -195,6 +195,9 @@ LEGAL = {
     "a step whose result was lost": replace(
         HISTORY, entries=[*ENTRIES[:2], entry("ran", 1.9, key="0", value="y"), *ENTRIES[3:]]
     ),
+    "a step that a zombie begins": with_entries(
+        entry("got", 6, attempt=2, key="1", value="y"), entry("ran", 7, key="1", value="z")
+    ),
     "a look that began before the end": with_calls(call("get", 8, 12, RUNNING)),
     "a dead letter": ending(state="FAILED", dead_letter=True, max_attempts=2),
     "a cancellation": ending(state="CANCELLED", says="cancelled"),
