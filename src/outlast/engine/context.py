@@ -2,6 +2,8 @@
 
 import asyncio
 import contextvars
+import logging
+import random
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from datetime import datetime
@@ -10,12 +12,16 @@ from typing import TypeVar
 from outlast.domain.errors import DuplicateStepError, PayloadTooLargeError
 from outlast.domain.operation import Claim, Operation, Progress
 from outlast.domain.status import Payload
+from outlast.engine.outcome import retry_pause
 from outlast.engine.patience import absorb
 from outlast.engine.processes import ProcessPool
+from outlast.engine.retry import RetryPolicy
 from outlast.engine.settings import EngineSettings
 from outlast.ports import Clock, OperationStore
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 class ExecutionContext:
@@ -30,6 +36,7 @@ class ExecutionContext:
         *,
         processes: ProcessPool,
         threads: Executor,
+        chance: random.Random,
     ) -> None:
         self.operation: Operation = claim.operation
         self.cancel_requested = False
@@ -39,6 +46,7 @@ class ExecutionContext:
         self._settings = settings
         self._processes = processes
         self._threads = threads
+        self._chance = chance
         self._steps: dict[str, Payload] | None = None
         self._used_keys: set[str] = set()
 
@@ -74,6 +82,26 @@ class ExecutionContext:
         if len(result.value) > limit:
             raise PayloadTooLargeError(f"the result of step {key!r}", len(result.value), limit)
         await self._patiently(lambda: self._store.record_step(self._lease, key, result))
+
+    async def try_step_again(
+        self, key: str, policy: RetryPolicy, tries: int, error: Exception
+    ) -> bool:
+        """Wait before a failed step is tried again; return False at once if it is not to be.
+
+        How often it was tried is not recorded: another attempt begins to count anew.
+        """
+        if tries >= policy.max_attempts:
+            return False
+        pause = retry_pause(policy, tries, error, self._chance.random())
+        if pause is None:
+            return False
+        _log.info(
+            "step %r of operation %s failed (%s), try %d of %d; it is tried again in %.1f s",
+            *(key, self.operation.name, type(error).__name__),
+            *(tries, policy.max_attempts, pause.total_seconds()),
+        )
+        await self._clock.sleep(pause.total_seconds())
+        return True
 
     def estimate_end(self, completed: int, total: int) -> datetime | None:
         """Return when the work will end at the pace of this attempt so far, if that is known."""

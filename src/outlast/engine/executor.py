@@ -216,6 +216,7 @@ class Executor:
             self._settings,
             processes=self._processes,
             threads=self._threads,
+            chance=self._chance,
         )
         lease_until = asked_at + self._settings.lease.total_seconds()
         running = Running(claim, method, context, lease_until, self._on_cancel)

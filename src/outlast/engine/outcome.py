@@ -42,13 +42,25 @@ def failure(
     `chance`, from 0 to 1, is the jitter. A failure that would have been retried had
     there been an attempt left is a dead letter.
     """
-    if isinstance(error, AttemptFailedError):
-        status, delay = error.status, error.retry_delay
-        retryable = delay is not None or status.code in policy.codes
-    else:
-        status, delay, retryable = UNEXPECTED, None, True
-    if not retryable:
+    status = error.status if isinstance(error, AttemptFailedError) else UNEXPECTED
+    pause = retry_pause(policy, operation.attempt, error, chance)
+    if pause is None:
         return Failed(status)
     if operation.attempt >= operation.max_attempts:
         return Failed(status, dead_letter=True)
-    return Retry(status, policy.delay(operation.attempt, chance) if delay is None else delay)
+    return Retry(status, pause)
+
+
+def retry_pause(
+    policy: RetryPolicy, attempt: int, error: BaseException, chance: float
+) -> timedelta | None:
+    """Return how long to wait after a failure before another try; None if none is worth it.
+
+    How many tries there are is for the caller to count.
+    """
+    if isinstance(error, AttemptFailedError):
+        if error.retry_delay is not None:
+            return error.retry_delay
+        if error.status.code not in policy.codes:
+            return None
+    return policy.delay(attempt, chance)

@@ -33,8 +33,8 @@ from outlast.rpc.codec import Codec
 from outlast.rpc.context import OperationContext
 from outlast.rpc.errors import (
     TYPE_PREFIX,
-    OperationFailed,
     ServiceError,
+    attempt_failure,
     pack,
     require_text,
     status_of,
@@ -256,17 +256,12 @@ class Binding:
         message = self._request_class.FromString(request.value)
         try:
             response = await self._options.handler(self._servicer, message, context)
-        except OperationFailed as error:
-            raise AttemptFailedError(error.status, error.retry_delay) from error
         except LeaseLostError:
             raise
-        except ServiceError as error:
-            raise AttemptFailedError(error.status) from error
-        except OutlastError as error:
-            status = status_of(error)
-            if status.code is Code.INTERNAL:
+        except (ServiceError, OutlastError) as error:
+            if isinstance(error, OutlastError) and status_of(error).code is Code.INTERNAL:
                 _log.exception("the handler of operation %s failed", execution.operation.name)
-            raise AttemptFailedError(status) from error
+            raise attempt_failure(error) from error
         return pack(self._checked_response(response, execution.operation.name))
 
     def _checked_response(self, response: object, operation: str) -> Message:

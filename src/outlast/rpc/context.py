@@ -11,12 +11,14 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from outlastapi.v1.operation_metadata_pb2 import OperationMetadata
 
-from outlast.domain.errors import ConfigurationError
+from outlast.domain.checks import require
+from outlast.domain.errors import ConfigurationError, LeaseLostError
 from outlast.domain.operation import Progress
 from outlast.domain.status import Payload
 from outlast.engine.context import ExecutionContext
+from outlast.engine.retry import RetryPolicy
 from outlast.rpc.codec import MAX_COUNT, metadata_field
-from outlast.rpc.errors import TYPE_PREFIX, pack, require_text
+from outlast.rpc.errors import TYPE_PREFIX, attempt_failure, pack, require_text
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -24,6 +26,7 @@ T = TypeVar("T")
 MAX_STEP_KEY_LENGTH = 1024
 
 _JSON_TYPE = "application/json"
+_ONCE = RetryPolicy(max_attempts=1)
 
 
 class OperationContext(Generic[M]):
@@ -92,12 +95,26 @@ class OperationContext(Generic[M]):
         await self._execution.report(progress, own_metadata(self.metadata))
 
     @overload
-    async def step(self, key: str, function: Callable[..., Awaitable[T]], *args: Any) -> T: ...
+    async def step(
+        self,
+        key: str,
+        function: Callable[..., Awaitable[T]],
+        *args: Any,
+        retry: RetryPolicy | None = None,
+    ) -> T: ...
 
     @overload
-    async def step(self, key: str, function: Callable[..., T], *args: Any) -> T: ...
+    async def step(
+        self, key: str, function: Callable[..., T], *args: Any, retry: RetryPolicy | None = None
+    ) -> T: ...
 
-    async def step(self, key: str, function: Callable[..., Any], *args: Any) -> Any:
+    async def step(
+        self,
+        key: str,
+        function: Callable[..., Any],
+        *args: Any,
+        retry: RetryPolicy | None = None,
+    ) -> Any:
         """Do a part of the work that is not to be done again; return its result.
 
         If an earlier attempt recorded a result under the key, that is returned and
@@ -105,7 +122,11 @@ class OperationContext(Generic[M]):
         and run in a thread if not, and its result recorded durably. The result is a
         protobuf message or what JSON can hold, and comes back from the record equal to
         what was returned (tuples as lists). After a crash between the two the step is
-        done again. Raises DuplicateStepError for a key used before in this attempt, and
+        done again.
+
+        With `retry`, a failure that the policy retries is tried again here, after its
+        pause, before it fails this attempt; without, at once the operation's own policy
+        decides. Raises DuplicateStepError for a key used before in this attempt, and
         TypeError or ValueError for a key that is no text of up to MAX_STEP_KEY_LENGTH.
         """
         if not isinstance(key, str):
@@ -115,7 +136,9 @@ class OperationContext(Generic[M]):
         recorded = await self._execution.recorded_step(key)
         if recorded is not None:
             return _unpack_result(recorded)
-        result = await self._call(function, *args)
+        if retry is not None:
+            require("retry", retry, RetryPolicy, "a RetryPolicy")
+        result = await self._tried(key, retry or _ONCE, function, *args)
         packed = _pack_result(key, result)
         await self._execution.record_step(key, packed)
         return _unpack_result(packed)
@@ -131,6 +154,21 @@ class OperationContext(Generic[M]):
     async def run_in_thread(self, function: Callable[..., T], *args: Any) -> T:
         """Run a function in a thread: for calls that block. It cannot be stopped."""
         return await self._execution.run_in_thread(function, *args)
+
+    async def _tried(
+        self, key: str, policy: RetryPolicy, function: Callable[..., Any], *args: Any
+    ) -> Any:
+        tries = 1
+        while True:
+            try:
+                return await self._call(function, *args)
+            except LeaseLostError:
+                raise
+            except Exception as error:
+                told = attempt_failure(error)
+                if not await self._execution.try_step_again(key, policy, tries, told):
+                    raise
+            tries += 1
 
     async def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         if inspect.iscoroutinefunction(function):

@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from outlast.domain import errors
 from outlast.domain.status import Code, Payload, Status
-from outlast.engine.outcome import UNEXPECTED
+from outlast.engine.outcome import UNEXPECTED, AttemptFailedError
 from outlast.engine.processes import WorkerProcessError
 
 _log = logging.getLogger(__name__)
@@ -148,6 +148,15 @@ def status_of(error: BaseException) -> Status:
     return Status(
         code, error.message, tuple(pack(detail) for detail in _details(error)), error.reason
     )
+
+
+def attempt_failure(error: Exception) -> Exception:
+    """Return what the engine is told of an error: a failure that callers see, or itself."""
+    if isinstance(error, OperationFailed):
+        return AttemptFailedError(error.status, error.retry_delay)
+    if isinstance(error, (ServiceError, errors.OutlastError)):
+        return AttemptFailedError(status_of(error))
+    return error
 
 
 def status_to_proto(status: Status) -> status_pb2.Status:
