@@ -260,6 +260,9 @@ def silent() -> Iterator[str]:
         ("operations", "wait", "operations/a"),
         ("operations", "cancel", "operations/a"),
         ("operations", "delete", "operations/a"),
+        ("operations", "attempts", "operations/a"),
+        ("operations", "retry", "operations/a"),
+        ("operations", "retry", "--dead"),
     ],
     ids=" ".join,
 )

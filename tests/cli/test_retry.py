@@ -1,0 +1,224 @@
+"""`outlast operations retry|attempts` and `list --dead`."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import pytest
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.rpc import code_pb2, status_pb2
+from outlastapi.v1 import operations_admin_pb2 as admin_pb2
+from outlastapi.v1 import operations_admin_pb2_grpc
+
+from outlast.cli.exit_codes import ExitCode
+
+WORKER = "a-worker"
+
+
+@dataclass
+class Admin(operations_admin_pb2_grpc.OperationsAdminServiceServicer):
+    """An admin service that retries what it has, two at a time, and writes down what it is asked."""
+
+    foreign: Any
+    address: str = ""
+    dead: list[str] = field(default_factory=list)
+    attempts: list[admin_pb2.OperationAttempt] = field(default_factory=list)
+    requests: list[Any] = field(default_factory=list)
+    headers: dict[str, Any] = field(default_factory=dict)
+    full_after: int = 1000
+    skipped: int = 0
+
+    def ListOperationAttempts(self, request, context):
+        self._called(request, context)
+        return admin_pb2.ListOperationAttemptsResponse(attempts=self.attempts)
+
+    def RedriveOperation(self, request, context):
+        self._called(request, context)
+        if request.name not in self.dead:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{request.name} is RUNNING")
+        new = f"{request.name}-again"
+        self.foreign.succeed(new, "done at last")
+        return operations_pb2.Operation(name=new)
+
+    def RedriveOperations(self, request, context):
+        self._called(request, context)
+        start = int(request.page_token or 0)
+        if start >= self.full_after:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full")
+        end = start + min(request.page_size, 2)
+        return admin_pb2.RedriveOperationsResponse(
+            redriven_operations=[
+                admin_pb2.RedrivenOperation(name=f"{name}-again", retried_from=name)
+                for name in self.dead[start:end]
+            ],
+            skipped_count=self.skipped,
+            next_page_token=str(end) if end < len(self.dead) else "",
+        )
+
+    def _called(self, request, context):
+        self.requests.append(request)
+        self.headers = dict(context.invocation_metadata())
+
+
+@pytest.fixture
+def admin(foreign) -> Iterator[Admin]:
+    """A server with the admin service, beside a google.longrunning one."""
+    service = Admin(foreign)
+    server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
+    operations_admin_pb2_grpc.add_OperationsAdminServiceServicer_to_server(service, server)
+    operations_pb2_grpc.add_OperationsServicer_to_server(foreign, server)
+    service.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    yield service
+    server.stop(grace=None).wait()
+
+
+def test_retry_says_which_operations_do_the_work_again(run, admin):
+    admin.dead = ["operations/a", "p/1/operations/b"]
+    result = run("operations", "retry", "operations/a", "p/1/operations/b", server=admin)
+    assert result.exit_code == ExitCode.OK
+    assert result.stdout.splitlines() == [
+        "operations/a is retried as operations/a-again",
+        "p/1/operations/b is retried as p/1/operations/b-again",
+    ]
+    assert admin.headers["x-goog-request-params"] == "name=p%2F1%2Foperations%2Fb"
+
+
+def test_retry_as_json_is_a_line_for_each(run, admin):
+    admin.dead = ["operations/a"]
+    result = run("operations", "retry", "operations/a", "--json", server=admin)
+    assert json.loads(result.stdout) == {
+        "name": "operations/a-again",
+        "retriedFrom": "operations/a",
+    }
+
+
+def test_retry_ends_at_the_first_that_cannot_be_retried(run, admin):
+    admin.dead = ["operations/a", "operations/c"]
+    names = ("operations/a", "operations/b", "operations/c")
+    result = run("operations", "retry", *names, server=admin)
+    assert result.exit_code == ExitCode.RPC_ERROR
+    assert result.stdout == "operations/a is retried as operations/a-again\n"
+    assert "operations/b is RUNNING (FAILED_PRECONDITION)" in result.stderr
+    assert len(admin.requests) == 2
+
+
+def test_retry_can_wait_for_the_result(run, admin):
+    admin.dead = ["operations/a"]
+    result = run("operations", "retry", "operations/a", "--wait", server=admin)
+    assert result.exit_code == ExitCode.OK
+    assert json.loads(result.stdout)["text"] == "done at last"
+    assert "operations/a is retried as operations/a-again" in result.stderr
+    whole = run("operations", "retry", "operations/a", "--wait", "--json", server=admin)
+    document = json.loads(whole.stdout)
+    assert (document["name"], document["done"]) == ("operations/a-again", True)
+
+
+def test_retry_by_filter_follows_every_page_and_says_what_it_did(run, admin):
+    admin.dead = [f"p/1/operations/{number}" for number in range(5)]
+    admin.skipped = 1
+    result = run("operations", "retry", "p/1", "--filter", "error.code = 14", server=admin)
+    assert result.exit_code == ExitCode.OK
+    assert result.stdout.splitlines() == [f"{n} is retried as {n}-again" for n in admin.dead]
+    assert result.stderr.startswith("Retried 5, skipped 3.\nSkipped were those")
+    assert {request.filter for request in admin.requests} == {"error.code = 14"}
+    assert {request.parent for request in admin.requests} == {"p/1"}
+
+
+def test_retry_of_dead_letters_needs_no_filter_and_may_have_one(run, admin):
+    result = run("operations", "retry", "--dead", server=admin)
+    assert result.exit_code == ExitCode.OK
+    assert result.stderr == "Retried 0, skipped 0.\n"
+    run("operations", "retry", "--dead", "--filter", "a OR b", server=admin)
+    filters = [request.filter for request in admin.requests]
+    assert filters == ["dead_letter = true", "dead_letter = true AND (a OR b)"]
+
+
+def test_retry_keeps_to_its_limit(run, admin):
+    admin.dead = [f"operations/{number}" for number in range(5)]
+    result = run("operations", "retry", "--dead", "--limit", "3", "--json", server=admin)
+    assert len(result.stdout.splitlines()) == 3
+    assert result.stderr == (
+        "There may be more: run it again, or give a higher --limit.\nRetried 3, skipped 0.\n"
+    )
+
+
+def test_retry_says_what_it_did_before_the_queue_was_full(run, admin):
+    admin.dead = [f"operations/{number}" for number in range(5)]
+    admin.full_after = 4
+    result = run("operations", "retry", "--dead", server=admin)
+    assert result.exit_code == ExitCode.RPC_ERROR
+    assert len(result.stdout.splitlines()) == 4
+    assert result.stderr.startswith("Retried 4, skipped 0.\nError: the queue is full")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("operations/a", "--limit", "3"),
+        ("p/1", "p/2", "--dead"),
+        ("operations/a", "operations/b", "--wait"),
+        ("--dead", "--wait"),
+        ("--dead", "--limit", "0"),
+    ],
+    ids=" ".join,
+)
+def test_a_retry_that_contradicts_itself_is_a_usage_error(run, admin, arguments):
+    result = run("operations", "retry", *arguments, server=admin)
+    assert result.exit_code == ExitCode.USAGE
+    assert admin.requests == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [("retry", "operations/a"), ("retry", "--dead"), ("attempts", "operations/a")]
+)
+def test_a_server_without_the_admin_service_is_told_of(run, foreign, arguments):
+    result = run("operations", *arguments, server=foreign)
+    assert result.exit_code == ExitCode.RPC_ERROR
+    line = f"Error: the server at {foreign.address} cannot do this: it has no"
+    assert f"{line} outlastapi.v1.OperationsAdminService" in result.stderr
+    assert "--address" in result.stderr
+
+
+def test_attempts_says_when_where_and_why(run, admin):
+    admin.attempts = [
+        admin_pb2.OperationAttempt(
+            attempt=1,
+            worker=WORKER,
+            start_time={"seconds": 1_700_000_000},
+            end_time={"seconds": 1_700_000_060},
+            outcome=admin_pb2.OperationAttempt.LOST,
+            error=status_pb2.Status(code=code_pb2.ABORTED, message="the worker was\x1b[2J lost"),
+        ),
+        admin_pb2.OperationAttempt(
+            attempt=2,
+            worker=WORKER,
+            start_time={"seconds": 1_700_000_100},
+            outcome=admin_pb2.OperationAttempt.RUNNING,
+        ),
+    ]
+    result = run("operations", "attempts", "operations/a", server=admin)
+    lost = "1\tLOST\t2023-11-14 22:13:20Z\t2023-11-14 22:14:20Z"
+    assert result.stdout.splitlines() == [
+        f"{lost}\ta-worker\tthe worker was[2J lost (ABORTED)",
+        "2\tRUNNING\t2023-11-14 22:15:00Z\t\ta-worker\t",
+    ]
+    lines = run("operations", "attempts", "operations/a", "--json", server=admin).stdout
+    first, second = map(json.loads, lines.splitlines())
+    assert (first["outcome"], second["attempt"]) == ("LOST", 2)
+
+
+def test_list_can_ask_for_dead_letters(run, foreign):
+    run("operations", "list", "--dead", server=foreign)
+    run("operations", "list", "--dead", "--filter", "a OR b", server=foreign)
+    assert foreign.filters == ["dead_letter = true", "dead_letter = true AND (a OR b)"]
+
+
+def test_get_says_what_an_operation_was_retried_from(run, foreign, types):
+    foreign.add("operations/b", metadata=types.metadata(retried_from="operations/a"))
+    result = run("operations", "get", "operations/b", server=foreign)
+    assert "retried from: operations/a" in result.stdout.splitlines()
