@@ -29,6 +29,8 @@ PREFIX = "type.googleapis.com/"
 NAME = re.compile(r"([A-Za-z0-9._~-]+/)*operations/[A-Za-z0-9._~-]+")
 REASON = re.compile(r"[A-Z][A-Z0-9_]{1,61}[A-Z0-9]")
 KEY = re.compile(r"[a-z][a-zA-Z0-9-_]{0,63}")
+FIELD = re.compile(r"[a-z][a-z0-9_]*(\[\d+\])?(\.[a-z][a-z0-9_]*(\[\d+\])?)*")
+"""The path of a field in a proto, with the index in one that is repeated."""
 TYPES = {
     "outlastapi.script.v1.ScriptService/RunScript": (
         "outlastapi.script.v1.RunScriptResponse",
@@ -71,6 +73,12 @@ def check_status(status: status_pb2.Status) -> error_details_pb2.ErrorInfo:
     assert info.domain
     assert all(KEY.fullmatch(key) for key in info.metadata)
     return info
+
+
+def reason_of(operation: operations_pb2.Operation) -> str:
+    """Return the reason of the error that an operation ended with."""
+    assert operation.HasField("error")
+    return check_status(operation.error).reason
 
 
 def check_operation(operation: operations_pb2.Operation) -> operations_pb2.Operation:
@@ -140,7 +148,7 @@ async def refusal(call: Awaitable[Any]) -> Refusal:
     assert status.message == error.details()
     found = Refusal(error.code(), status.message, status, check_status(status))
     if found.code is grpc.StatusCode.INVALID_ARGUMENT:
-        assert found.field
+        assert FIELD.fullmatch(found.field), found.field
     return found
 
 
@@ -167,6 +175,7 @@ class Client:
 
     check = staticmethod(check_operation)
     metadata = staticmethod(metadata_of)
+    reason = staticmethod(reason_of)
     refused = staticmethod(refusal)
     size_on_the_wire = staticmethod(size_on_the_wire)
     unpack = staticmethod(unpack)
@@ -202,6 +211,12 @@ class Client:
     async def finished(self, *steps: dict[str, Any], **fields: Any) -> operations_pb2.Operation:
         """Run a script to its end."""
         return await self.done(await self.run(*steps, **fields))
+
+    async def check_alive(self) -> None:
+        """Check that the server starts, runs and lists operations."""
+        done = await self.done(await self.erase())
+        assert done.HasField("response")
+        assert done.name in await self.names()
 
     async def running(self, operation: operations_pb2.Operation) -> operations_pb2.Operation:
         """Return an operation when its handler runs."""

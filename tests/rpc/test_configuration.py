@@ -169,6 +169,28 @@ def test_a_handler_that_is_not_async():
                 raise NotImplementedError
 
 
+async def test_an_rpc_beside_it_that_is_not_async():
+    class Servicer(ScriptService):
+        def EraseScript(self, request, context):
+            raise NotImplementedError
+
+    message = await refusal_of(Servicer())
+    assert message == "Servicer.EraseScript must be an async def"
+
+
+async def test_an_rpc_that_the_servicer_leaves_out_is_unimplemented(serving):
+    class Half(script_pb2_grpc.ScriptServiceServicer):
+        @outlast.long_running()
+        async def RunScript(self, request, operation):
+            return script_pb2.RunScriptResponse()
+
+    async with serving(Half()) as client:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.erase()
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert (await client.finished()).HasField("response")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -2,15 +2,20 @@
 
 import asyncio
 import os
-from contextlib import suppress
+import time
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
+import grpc
 import pytest
 from google.protobuf import empty_pb2
+from outlastapi.imaging.v1 import imaging_pb2, imaging_pb2_grpc
 from outlastapi.script.v1 import script_pb2, script_pb2_grpc
 
 import outlast
+from outlast.testing.clock import ManualClock
+from outlast_script import ScriptService
 
 QUICK = outlast.RetryPolicy(max_attempts=2, initial_backoff=timedelta(milliseconds=5))
 LONG = {"sleep": {"seconds": 60}}
@@ -20,17 +25,14 @@ class WorseError(BaseException):
     """Nobody expects it."""
 
 
-async def check_alive(client):
-    assert (await client.done(await client.erase())).HasField("response")
-
-
 async def check_unexpected(client, done):
     assert done.error.code == outlast.Code.INTERNAL
     assert done.error.message == "the operation failed unexpectedly"
+    assert client.reason(done) == "UNEXPECTED_FAILURE"
     assert client.metadata(done).attempt == 2
     assert client.metadata(done).dead_letter
     assert b"secret" not in done.SerializeToString()
-    await check_alive(client)
+    await client.check_alive()
 
 
 @pytest.mark.assertion(53, 59)
@@ -84,7 +86,7 @@ async def test_a_handler_that_cancels_itself_and_returns_has_returned(serving, s
 
     async with serving(scripted(work, retry=QUICK)) as client:
         assert (await client.finished()).HasField("response")
-        await check_alive(client)
+        await client.check_alive()
 
 
 async def test_a_handler_that_never_stops_calling_itself_fails(serving, scripted):
@@ -114,9 +116,9 @@ async def test_a_handler_that_returns_another_type_fails_at_once(serving, script
             f"ScriptService/RunScript returned {returned} for operation {done.name}" in caplog.text
         )
         assert "must return outlastapi.script.v1.RunScriptResponse" in caplog.text
-        assert client.unpack(done.error.details[0]).reason == "WRONG_RESPONSE_TYPE"
+        assert client.reason(done) == "WRONG_RESPONSE_TYPE"
         assert client.metadata(done).attempt == 1
-        await check_alive(client)
+        await client.check_alive()
 
 
 async def test_a_handler_that_returns_nothing_fails_at_once(serving):
@@ -131,8 +133,8 @@ async def test_a_handler_that_returns_nothing_fails_at_once(serving):
 
     async with serving(Forgetful()) as client:
         done = await client.finished()
-        assert client.unpack(done.error.details[0]).reason == "WRONG_RESPONSE_TYPE"
-        await check_alive(client)
+        assert client.reason(done) == "WRONG_RESPONSE_TYPE"
+        await client.check_alive()
 
 
 async def test_a_result_over_the_limit_is_refused_at_once(serving):
@@ -140,6 +142,7 @@ async def test_a_result_over_the_limit_is_refused_at_once(serving):
         done = await client.finished({"answer": {"size": 1001}})
         assert done.error.code == outlast.Code.RESOURCE_EXHAUSTED
         assert "1000" in done.error.message
+        assert client.reason(done) == "RESPONSE_TOO_LARGE"
         assert client.metadata(done).attempt == 1
         assert (await client.finished({"answer": {"size": 900}})).HasField("response")
 
@@ -162,7 +165,8 @@ async def test_metadata_over_the_limit_fails_the_operation(serving, scripted):
         done = await client.finished()
         assert done.error.code == outlast.Code.RESOURCE_EXHAUSTED
         assert "metadata" in done.error.message
-        await check_alive(client)
+        assert client.reason(done) == "PAYLOAD_TOO_LARGE"
+        await client.check_alive()
 
 
 async def test_a_step_over_the_limit_fails_the_operation(serving, scripted):
@@ -172,7 +176,8 @@ async def test_a_step_over_the_limit_fails_the_operation(serving, scripted):
     async with serving(scripted(work)) as client:
         done = await client.finished()
         assert done.error.code == outlast.Code.RESOURCE_EXHAUSTED
-        await check_alive(client)
+        assert client.reason(done) == "PAYLOAD_TOO_LARGE"
+        await client.check_alive()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +192,7 @@ async def test_a_step_whose_result_cannot_be_kept_fails_the_operation(serving, s
         assert done.error.code == outlast.Code.INTERNAL
         assert "step 'a'" in done.error.message
         assert "object at" not in done.error.message
-        await check_alive(client)
+        await client.check_alive()
 
 
 async def test_a_step_that_is_taken_twice_fails_the_operation(serving, scripted):
@@ -198,8 +203,8 @@ async def test_a_step_that_is_taken_twice_fails_the_operation(serving, scripted)
     async with serving(scripted(work)) as client:
         done = await client.finished()
         assert done.error.code == outlast.Code.INTERNAL
-        assert client.unpack(done.error.details[0]).reason == "DUPLICATE_STEP"
-        await check_alive(client)
+        assert client.reason(done) == "DUPLICATE_STEP"
+        await client.check_alive()
 
 
 async def test_a_mistake_that_an_operation_ends_with_is_logged(serving, scripted, caplog):
@@ -208,7 +213,7 @@ async def test_a_mistake_that_an_operation_ends_with_is_logged(serving, scripted
 
     async with serving(scripted(work)) as client:
         done = await client.finished()
-        assert client.unpack(done.error.details[0]).reason == "CONFIGURATION"
+        assert client.reason(done) == "CONFIGURATION"
         assert f"handler of operation {done.name} failed" in caplog.text
         assert done.error.message in caplog.text
 
@@ -220,7 +225,7 @@ async def test_work_that_no_process_can_do_fails_at_once(serving, scripted):
     async with serving(scripted(work, retry=QUICK)) as client:
         done = await client.finished()
         assert "name a function of a module" in done.error.message
-        assert client.unpack(done.error.details[0]).reason == "CONFIGURATION"
+        assert client.reason(done) == "CONFIGURATION"
         assert client.metadata(done).attempt == 1
 
 
@@ -241,7 +246,7 @@ async def test_an_error_of_any_size_ends_the_operation(serving, scripted):
         done = await client.finished()
         assert done.error.code == outlast.Code.DATA_LOSS
         assert done.ByteSize() < 200_000
-        await check_alive(client)
+        await client.check_alive()
 
 
 @pytest.mark.parametrize("code", [0, 17, -1, "NOT_FOUND", None])
@@ -253,20 +258,49 @@ async def test_an_error_with_a_code_that_there_is_not_fails_the_operation(servin
         await check_unexpected(client, await client.finished())
 
 
+@asynccontextmanager
+async def longest_pause():
+    """Yield what returns for how many seconds, at most, the loop has left a task waiting."""
+    turned, pauses = time.monotonic(), [0.0]
+
+    async def watch():
+        nonlocal turned
+        while True:
+            await asyncio.sleep(0.005)
+            pauses.append(time.monotonic() - turned)
+            turned = time.monotonic()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield lambda: max(pauses)
+    finally:
+        watching.cancel()
+
+
 async def test_a_handler_that_blocks_the_loop_only_delays_others(serving):
-    async with serving() as client:
-        blocks = await client.run({"block": {"nanos": 300_000_000}}, {"answer": {"text": "x"}})
-        assert (await client.finished()).HasField("response")
-        assert (await client.done(blocks)).HasField("response")
-        assert client.metadata(await client.get(blocks.name)).attempt == 1
+    steps = [{"block": {"nanos": 300_000_000}}, {"answer": {"text": "x"}}]
+    async with serving() as client, longest_pause() as pause:
+        blocks = await client.run(*steps)
+        others = [await client.finished() for _ in range(3)]
+        done = await client.done(blocks)
+        assert pause() >= 0.3
+        assert client.unpack(done.response).text == "x"
+        assert client.metadata(done).attempt == 1
+        assert all(other.HasField("response") for other in others)
 
 
-async def test_a_handler_that_blocks_for_longer_than_its_lease_ends_all_the_same(serving):
-    lease = timedelta(milliseconds=300)
-    async with serving(lease=lease, poll_interval=timedelta(milliseconds=50)) as client:
-        blocks = await client.run({"block": {"nanos": 700_000_000}})
-        assert (await client.done(blocks)).done
-        await check_alive(client)
+async def test_a_handler_that_blocks_for_longer_than_its_lease_ends_once(serving):
+    lease = timedelta(milliseconds=500)
+    settings = {"lease": lease, "poll_interval": timedelta(milliseconds=50)}
+    async with serving(**settings) as client, longest_pause() as pause:
+        blocks = await client.run({"block": {"seconds": 1}}, {"answer": {"text": "x"}})
+        done = await client.done(blocks)
+        await client.check_alive()
+        assert pause() >= 1 > lease.total_seconds()
+        assert client.unpack(done.response).text == "x"
+        attempts = await client.engine.store.attempts(blocks.name)
+        assert [(each.number, each.outcome) for each in attempts] == [(1, "SUCCEEDED")]
+        assert await client.get(blocks.name) == done
 
 
 async def test_a_handler_that_ignores_its_deadline_is_abandoned(serving, scripted):
@@ -285,7 +319,8 @@ async def test_a_handler_that_ignores_its_deadline_is_abandoned(serving, scripte
     async with serving(scripted(work, **options), cancel_grace=grace) as client:
         done = await client.finished()
         assert done.error.code == outlast.Code.DEADLINE_EXCEEDED
-        await check_alive(client)
+        assert client.reason(done) == "OPERATION_TIMED_OUT"
+        await client.check_alive()
         over.set()
         await ended.wait()
         await client.until(lambda: client.engine.executor.running == 0)
@@ -316,8 +351,8 @@ async def test_a_handler_whose_process_dies_fails(serving, scripted):
     async with serving(scripted(work, retry=retry)) as client:
         done = await client.finished()
         assert done.error.code == outlast.Code.UNAVAILABLE
-        assert client.unpack(done.error.details[0]).reason == "PROCESS_DIED"
-        await check_alive(client)
+        assert client.reason(done) == "PROCESS_DIED"
+        await client.check_alive()
 
 
 async def test_a_handler_whose_process_is_busy_is_stopped_by_a_cancel(serving, scripted, tmp_path):
@@ -343,10 +378,12 @@ async def test_a_handler_whose_process_is_busy_is_stopped_by_a_cancel(serving, s
         started = await client.run()
         await client.until(is_read)
         await client.cancel(started.name)
-        assert (await client.done(started)).error.code == outlast.Code.CANCELLED
+        done = await client.done(started)
+        assert done.error.code == outlast.Code.CANCELLED
+        assert client.reason(done) == "OPERATION_CANCELLED"
         await client.until(is_read_no_more)
         os.close(ends[0])
-        await check_alive(client)
+        await client.check_alive()
 
 
 @pytest.mark.parametrize("step", [{"exit": True}, {"answer_wrong_type": True}, {"raise": "secret"}])
@@ -355,7 +392,79 @@ async def test_a_script_misbehaves_as_it_is_told(serving, step):
         done = await client.finished(step)
         assert done.error.code == outlast.Code.INTERNAL
         assert b"secret" not in done.SerializeToString()
-        await check_alive(client)
+        await client.check_alive()
+
+
+@pytest.mark.assertion(59)
+async def test_an_operation_whose_workers_are_all_lost_fails(serving, scripted):
+    clock, lease = ManualClock(), timedelta(seconds=30)
+    method = "outlastapi.script.v1.ScriptService/RunScript"
+    async with serving(scripted(retry=QUICK), clock=clock, execute=False) as client:
+        started = await client.run()
+        for _ in range(3):
+            await client.engine.store.claim("lost", {method: 1}, 1, lease)
+            await clock.advance(31)
+        done = await client.get(started.name)
+        assert done.error.code == outlast.Code.ABORTED
+        assert client.reason(done) == "WORKER_LOST"
+        assert client.metadata(done).attempt == 2
+        assert client.metadata(done).dead_letter
+
+
+RAISED = [
+    RuntimeError("secret"),
+    SystemExit("secret"),
+    KeyboardInterrupt("secret"),
+    asyncio.CancelledError("secret"),
+    StopAsyncIteration("secret"),
+    WorseError("secret"),
+]
+
+
+class Ordinary(imaging_pb2_grpc.ImagingServiceServicer):
+    """RPCs that are not long-running, and raise."""
+
+    def __init__(self, error):
+        self.error = error
+
+    async def GetImage(self, request, context):
+        raise self.error
+
+    async def DownloadDerivative(self, request, context):
+        yield imaging_pb2.DownloadDerivativeResponse(data=b"first")
+        raise self.error
+
+
+@pytest.mark.assertion(59)
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+async def test_an_ordinary_rpc_that_raises_anything_keeps_its_text_to_itself(serving, error):
+    async with serving(ScriptService(), Ordinary(error)) as client:
+        stub = imaging_pb2_grpc.ImagingServiceStub(client.channel)
+        stream = stub.DownloadDerivative(imaging_pb2.DownloadDerivativeRequest(), timeout=20)
+        assert (await stream.read()).data == b"first"
+        answer = stub.GetImage(imaging_pb2.GetImageRequest(), timeout=20)
+        for call in (answer, stream.read()):
+            refusal = await client.refused(call)
+            assert refusal.code is grpc.StatusCode.INTERNAL
+            assert refusal.message == "the request failed unexpectedly"
+            assert refusal.info.reason == "UNEXPECTED_FAILURE"
+            assert b"secret" not in refusal.status.SerializeToString()
+        await client.check_alive()
+
+
+async def test_an_ordinary_rpc_is_not_called_with_what_is_refused(serving):
+    servicer = Ordinary(RuntimeError("secret"))
+    async with serving(ScriptService(), servicer, max_request_bytes=1024) as client:
+        service = f"/{imaging_pb2.DESCRIPTOR.services_by_name['ImagingService'].full_name}"
+        get = client.channel.unary_unary(f"{service}/GetImage")
+        download = client.channel.unary_stream(f"{service}/DownloadDerivative")
+        for request, code in {
+            b"\x0a\xff": grpc.StatusCode.INVALID_ARGUMENT,
+            bytes(1025): grpc.StatusCode.RESOURCE_EXHAUSTED,
+        }.items():
+            for call in (get(request, timeout=20), download(request, timeout=20).read()):
+                assert (await client.refused(call)).code is code
+        await client.check_alive()
 
 
 async def test_a_script_does_not_do_what_it_is_told_not_to(serving):

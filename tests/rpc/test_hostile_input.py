@@ -1,28 +1,38 @@
 """Wrong and hostile requests: the right code, details, little work, and a server that lives on."""
 
+import asyncio
 import time
-from contextlib import contextmanager
+from contextlib import asynccontextmanager
+from functools import partial
 
 import grpc
 import pytest
 from google.longrunning import operations_pb2
 
+from outlast.testing.clock import ManualClock
+
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 SERVICE = "google.longrunning.Operations"
+SCRIPT = "outlastapi.script.v1.ScriptService"
 MIB = 1024 * 1024
 
 
-@contextmanager
-def quick():
-    """Fail if what is done here costs a second of processor time, which no load changes."""
+@pytest.fixture
+def serving(serving):
+    """Return what opens a server whose time stands still: what sleeps does not wake."""
+    return partial(serving, clock=ManualClock())
+
+
+@asynccontextmanager
+async def quick():
+    """Fail if what is done here costs a second of processor time, or waits for something.
+
+    Neither depends on how busy the machine is: the servers' clocks do not move.
+    """
     before = time.process_time()
-    yield
+    async with asyncio.timeout(10):
+        yield
     assert time.process_time() - before < 1
-
-
-async def check_alive(client):
-    assert (await client.finished({"answer": {"text": "x"}})).HasField("response")
-    assert (await client.page()).operations
 
 
 FILTERS = {
@@ -55,11 +65,12 @@ FILTERS = {
 async def test_a_hostile_filter_is_refused(serving, filter_):
     async with serving() as client:
         await client.finished()
-        with quick():
+        async with quick():
             refusal = await client.refused(client.page(filter=filter_))
         assert (refusal.code, refusal.field) == (INVALID, "filter")
+        assert refusal.info.reason == "INVALID_FILTER"
         assert len(refusal.message) < 1000
-        await check_alive(client)
+        await client.check_alive()
 
 
 @pytest.mark.parametrize(
@@ -75,12 +86,12 @@ async def test_a_hostile_filter_is_refused(serving, filter_):
 async def test_a_filter_that_is_merely_laborious_is_answered(serving, filter_):
     async with serving() as client:
         await client.finished({"fail": {"code": 9, "message": "o" * 20_000}})
-        with quick():
+        async with quick():
             try:
                 await client.page(filter=filter_)
             except grpc.aio.AioRpcError as error:
                 assert error.code() is INVALID  # noqa: PT017
-        await check_alive(client)
+        await client.check_alive()
 
 
 NAMES = {
@@ -101,26 +112,26 @@ NAMES = {
 async def test_a_hostile_name_is_refused(serving, name, code):
     async with serving() as client:
         for call in (client.get, client.wait, client.cancel, client.delete):
-            with quick():
+            async with quick():
                 refusal = await client.refused(call(name))
             assert refusal.code is code
             if code is INVALID:
                 assert refusal.field == "name"
             assert len(refusal.message) < 1000
-        await check_alive(client)
+        await client.check_alive()
 
 
 @pytest.mark.assertion(58)
 async def test_a_hostile_parent_is_refused(serving):
     async with serving() as client:
         for parent in ("p" * MIB, "p/" * 100_000 + "p", "../" * 10):
-            with quick():
+            async with quick():
                 refusal = await client.refused(client.page(parent))
             assert (refusal.code, refusal.field) == (INVALID, "name")
-            with quick():
+            async with quick():
                 refusal = await client.refused(client.run(parent=parent))
             assert (refusal.code, refusal.field) == (INVALID, "parent")
-        await check_alive(client)
+        await client.check_alive()
 
 
 @pytest.mark.assertion(58)
@@ -128,32 +139,69 @@ async def test_a_long_exclusive_key_makes_no_long_error(serving):
     async with serving() as client:
         key = "k" * MIB
         await client.running(await client.run({"sleep": {"seconds": 60}}, exclusive_key=key))
-        with quick():
+        async with quick():
             refusal = await client.refused(client.run(exclusive_key=key))
         assert refusal.code is grpc.StatusCode.ABORTED
-        await check_alive(client)
+        await client.check_alive()
+
+
+FIVE_MIB = b"\x0a" + b"\x80\x80\xc0\x02" + b"x" * 5 * MIB
+"""A message whose first field is a text of so many letters."""
 
 
 @pytest.mark.assertion(115)
-@pytest.mark.parametrize("method", ["GetOperation", "ListOperations", "WaitOperation"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        f"{SERVICE}/GetOperation",
+        f"{SERVICE}/ListOperations",
+        f"{SERVICE}/WaitOperation",
+        f"{SERVICE}/CancelOperation",
+        f"{SERVICE}/DeleteOperation",
+        f"{SCRIPT}/RunScript",
+        "outlastapi.v1.OperationsAdminService/ListOperationAttempts",
+    ],
+)
 async def test_a_request_of_more_than_four_megabytes_is_refused(serving, method):
-    """By gRPC itself, before it is read: hence without details."""
     async with serving() as client:
-        call = client.channel.unary_unary(f"/{SERVICE}/{method}")
+        call = client.channel.unary_unary(f"/{method}")
+        async with quick():
+            refusal = await client.refused(call(FIVE_MIB, timeout=20))
+        assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert refusal.info.reason == "PAYLOAD_TOO_LARGE"
+        assert refusal.info.metadata["limit"] == str(4 * MIB)
+        assert await client.names() == []
+        await client.check_alive()
+
+
+@pytest.mark.assertion(115)
+async def test_a_request_that_grpc_does_not_read_is_refused(serving):
+    """Before Outlast sees it: hence without details."""
+    async with serving() as client:
+        call = client.channel.unary_unary(f"/{SERVICE}/GetOperation")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call(b"\x0a" + b"\x80\x80\xc0\x02" + b"x" * 5 * MIB, timeout=20)
+            await call(bytes(16 * MIB + 1), timeout=20)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        await check_alive(client)
+        await client.check_alive()
 
 
 @pytest.mark.assertion(115)
 async def test_a_request_over_the_servers_own_limit_is_refused(serving):
     async with serving(max_request_bytes=1024) as client:
-        refusal = await client.refused(client.run(exclusive_key="k" * 2000))
-        assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert refusal.info.reason == "PAYLOAD_TOO_LARGE"
+        for call in (client.run(exclusive_key="k" * 2000), client.page("p" * 2000)):
+            refusal = await client.refused(call)
+            assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert refusal.info.reason == "PAYLOAD_TOO_LARGE"
+            assert refusal.info.metadata["limit"] == "1024"
         assert await client.names() == []
-        await check_alive(client)
+        await client.check_alive()
+
+
+@pytest.mark.parametrize("mebibytes", [5, 20])
+async def test_a_server_that_is_told_to_takes_larger_requests(serving, mebibytes):
+    async with serving(max_request_bytes=(mebibytes + 1) * MIB, execute=False) as client:
+        started = await client.run({"raise": "x" * mebibytes * MIB})
+        assert await client.names() == [started.name]
 
 
 BROKEN = {
@@ -170,15 +218,15 @@ BROKEN = {
 @pytest.mark.assertion(115)
 @pytest.mark.parametrize("request_", BROKEN.values(), ids=BROKEN.keys())
 @pytest.mark.parametrize(
-    "method", [f"{SERVICE}/GetOperation", "outlastapi.script.v1.ScriptService/RunScript"]
+    "method", [f"{SERVICE}/GetOperation", f"{SERVICE}/ListOperations", f"{SCRIPT}/RunScript"]
 )
 async def test_what_is_no_message_is_refused(serving, request_, method):
     async with serving() as client:
         call = client.channel.unary_unary(f"/{method}")
-        with quick():
+        async with quick():
             refusal = await client.refused(call(request_, timeout=20))
-        assert refusal.code in {INVALID, grpc.StatusCode.INTERNAL}
-        await check_alive(client)
+        assert (refusal.code, refusal.field) == (INVALID, "request")
+        await client.check_alive()
 
 
 @pytest.mark.assertion(116)
@@ -198,7 +246,7 @@ async def test_unknown_fields_are_ignored(serving):
             answer = await call(plain + unknown, timeout=20)
             if method != "DeleteOperation":
                 assert answer == await call(plain, timeout=20)
-        start = client.channel.unary_unary("/outlastapi.script.v1.ScriptService/RunScript")
+        start = client.channel.unary_unary(f"/{SCRIPT}/RunScript")
         started = operations_pb2.Operation.FromString(await start(unknown))
         assert (await client.done(started)).HasField("response")
 

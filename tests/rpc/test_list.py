@@ -84,6 +84,7 @@ async def test_a_negative_page_size_is_refused(serving, size):
     async with serving() as client:
         refusal = await client.refused(client.page(page_size=size))
         assert (refusal.code, refusal.field) == (grpc.StatusCode.INVALID_ARGUMENT, "page_size")
+        await client.check_alive()
 
 
 @pytest.mark.assertion(95)
@@ -178,6 +179,7 @@ async def test_a_token_that_was_not_issued_is_refused(serving, forge):
         refusal = await client.refused(client.page(page_token=forge(token)))
         assert (refusal.code, refusal.field) == (grpc.StatusCode.INVALID_ARGUMENT, "page_token")
         assert refusal.info.reason == "INVALID_PAGE_TOKEN"
+        assert len((await client.page(page_token=token)).operations) == 2
 
 
 @pytest.mark.assertion(98)

@@ -131,6 +131,7 @@ async def test_a_wait_of_a_malformed_time_is_refused(serving, seconds, nanos, do
         request = operations_pb2.WaitOperationRequest(name=operation.name, timeout=timeout)
         refusal = await client.refused(client.operations.WaitOperation(request))
         assert (refusal.code, refusal.field) == (grpc.StatusCode.INVALID_ARGUMENT, "timeout")
+        await client.check_alive()
 
 
 @pytest.mark.assertion(87)

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
-from outlast.domain.errors import InvalidArgumentError
+from outlast.domain.errors import InvalidArgumentError, PayloadTooLargeError
 from outlast.rpc.errors import abort
 
 _Handler = Callable[[Any, Any], Any]
@@ -22,12 +22,26 @@ def guarded(handler: _Handler, decode: _Decode = lambda request: request) -> _Ha
     """Return a handler that ends RPCs with rich errors instead of raising.
 
     It decodes its requests itself, because grpc answers what it cannot decode with
-    UNKNOWN and the text of an exception. Handlers that are not async run in grpc's
-    threads and must not be handed in; see `is_async`.
+    UNKNOWN and the text of an exception; see `bounded`. Handlers that are not async run
+    in grpc's threads and must not be handed in; see `is_async`.
     """
     if inspect.isasyncgenfunction(handler):
         return _guarded_stream(handler, decode)
     return _guarded_call(handler, decode)
+
+
+def bounded(decode: _Decode, limit: int) -> _Decode:
+    """Return a decoder that refuses what is larger than a limit, in bytes, or no message."""
+
+    def decoded(data: bytes) -> Any:
+        if len(data) > limit:
+            raise PayloadTooLargeError("the request", len(data), limit)
+        try:
+            return decode(data)
+        except DecodeError as error:
+            raise InvalidArgumentError("request", "not a message of the request's type") from error
+
+    return decoded
 
 
 def is_async(handler: _Handler) -> bool:
@@ -38,7 +52,7 @@ def is_async(handler: _Handler) -> bool:
 def _guarded_call(handler: Callable[[Any, Any], Awaitable[Any]], decode: _Decode) -> _Handler:
     async def call(request: Any, context: Any) -> Any:
         try:
-            return await handler(_decoded(request, decode), context)
+            return await handler(decode(request), context)
         except BaseException as error:  # noqa: BLE001  # the one place where RPCs end badly
             await _end(context, error)
 
@@ -48,19 +62,12 @@ def _guarded_call(handler: Callable[[Any, Any], Awaitable[Any]], decode: _Decode
 def _guarded_stream(handler: Callable[[Any, Any], AsyncIterator[Any]], decode: _Decode) -> _Handler:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            async for message in handler(_decoded(request, decode), context):
+            async for message in handler(decode(request), context):
                 yield message
         except BaseException as error:  # noqa: BLE001  # as above
             await _end(context, error)
 
     return stream
-
-
-def _decoded(request: Any, decode: _Decode) -> Any:
-    try:
-        return decode(request)
-    except DecodeError as error:
-        raise InvalidArgumentError("request", "not a message of the request's type") from error
 
 
 async def _end(context: Any, error: BaseException) -> NoReturn:

@@ -1,7 +1,7 @@
 """Services as generated code describes them, and their registration with a server."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +11,21 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from outlast.domain.checks import require
 from outlast.domain.errors import ConfigurationError
-from outlast.rpc.calls import guarded, is_async
+from outlast.rpc.calls import bounded, guarded, is_async
 from outlast.rpc.snapshots import Encoded
 
 
 class Service:
     """A servicer with what the code that grpc_tools generated says about it.
 
-    Raises ConfigurationError if it is not an instance of a generated servicer.
+    Raises ConfigurationError if it is not an instance of a generated servicer, and for
+    a method that is not async.
     """
 
     def __init__(self, servicer: object) -> None:
         self.servicer = servicer
-        self._registered = _register(servicer)
+        self._generated = _generated_class(servicer)
+        self._registered = _register(servicer, self._generated)
         self.name: str = self._registered.service_name()
         try:
             self.descriptor: ServiceDescriptor = descriptor_pool.Default().FindServiceByName(
@@ -34,20 +36,37 @@ class Service:
                 f"{type(servicer).__name__}: the descriptor of {self.name} is not loaded; "
                 "import the service's _pb2 module"
             ) from error
+        self._handlers = dict(self._written())
 
-    def add_to(self, server: grpc.aio.Server) -> None:
+    def add_to(self, server: grpc.aio.Server, max_request_bytes: int) -> None:
         """Register the service, its handlers guarded.
 
         Raises ConfigurationError for a server of threads.
         """
         require("server", server, grpc.aio.Server, "a server of grpc.aio.server()")
-        handlers = {}
-        for method in self.descriptor.methods:
-            handler = self._registered.service(_CallDetails(f"/{self.name}/{method.name}"))
-            if handler is not None:
-                handlers[method.name] = _guarded_handler(handler)
+        handlers = {
+            name: _guarded_handler(handler, max_request_bytes)
+            for name, handler in self._handlers.items()
+        }
         generic = grpc.method_handlers_generic_handler(self.name, handlers)
         server.add_generic_rpc_handlers((generic,))
+
+    def _written(self) -> Iterator[tuple[str, Any]]:
+        """Yield the handlers of the methods that the servicer has a function of its own for.
+
+        One that is not async would run in a thread of grpc's, where nothing guards it.
+        """
+        for method in self.descriptor.methods:
+            handler = self._registered.service(_CallDetails(f"/{self.name}/{method.name}"))
+            if handler is None:  # the code was generated from an older proto
+                continue
+            function = _function_of(handler)
+            if is_async(function):
+                yield method.name, handler
+            elif getattr(function, "__func__", None) is not vars(self._generated)[method.name]:
+                raise ConfigurationError(
+                    f"{type(self.servicer).__name__}.{method.name} must be an async def"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,27 +90,35 @@ class _Capture:
         """Take what newer generated code says a second time."""
 
 
-def _register(servicer: object) -> Any:
-    """Have the generated `add_…_to_server` register a servicer, and return what it made."""
+def _generated_class(servicer: object) -> type:
+    """Return the class that grpc_tools generated and a servicer extends."""
     if isinstance(servicer, type):
         name = servicer.__name__
         raise ConfigurationError(f"{name} is a class; hand in a servicer, such as {name}()")
     for kind in type(servicer).__mro__:
-        module = sys.modules.get(kind.__module__)
-        add = getattr(module, f"add_{kind.__name__}_to_server", None)
-        if add is not None:
+        if _adding(kind) is not None:
             if kind is type(servicer):
                 raise ConfigurationError(
                     f"{kind.__name__} is what grpc_tools generated; "
                     "extend it, and write its methods"
                 )
-            capture = _Capture()
-            add(servicer, capture)
-            return capture.handler
+            return kind
     raise ConfigurationError(
         f"{type(servicer).__name__} does not extend a servicer that grpc_tools generated; "
         "derive it from the …Servicer class of the service's _pb2_grpc module"
     )
+
+
+def _adding(kind: type) -> Any:
+    """Return the generated `add_…_to_server` of a class, None if it has none."""
+    return getattr(sys.modules.get(kind.__module__), f"add_{kind.__name__}_to_server", None)
+
+
+def _register(servicer: object, generated: type) -> Any:
+    """Have the generated `add_…_to_server` register a servicer, and return what it made."""
+    capture = _Capture()
+    _adding(generated)(servicer, capture)
+    return capture.handler
 
 
 _FACTORIES = {
@@ -102,14 +129,19 @@ _FACTORIES = {
 }
 
 
-def _guarded_handler(handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":
-    shape, make = _FACTORIES[handler.request_streaming, handler.response_streaming]
-    function, decode = getattr(handler, shape), handler.request_deserializer
-    if is_async(function):
-        if handler.request_streaming:
-            function = guarded(function)
-        else:
-            function, decode = guarded(function, decode), None
+def _function_of(handler: Any) -> Any:
+    """Return the servicer's method in a handler."""
+    shape, _ = _FACTORIES[handler.request_streaming, handler.response_streaming]
+    return getattr(handler, shape)
+
+
+def _guarded_handler(handler: Any, max_request_bytes: int) -> "grpc.RpcMethodHandler[Any, Any]":
+    _, make = _FACTORIES[handler.request_streaming, handler.response_streaming]
+    function, decode = _function_of(handler), handler.request_deserializer
+    if handler.request_streaming:
+        function = guarded(function)
+    else:
+        function, decode = guarded(function, bounded(decode, max_request_bytes)), None
     return make(
         function,
         request_deserializer=decode,

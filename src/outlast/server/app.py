@@ -28,6 +28,8 @@ _GRPC_OPTIONS = (
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 200_000),
 )
+_MIN_MESSAGE_BYTES = 16 * 1024 * 1024
+_MAX_MESSAGE_BYTES = 2**31 - 1  # as many as gRPC can be told
 _CLOSE_SECONDS = 1.0
 """How long calls that are being answered have when everything else is done."""
 
@@ -73,7 +75,9 @@ class Server:
                     execute=self.config.execute,
                 )
             )
-            self._grpc = grpc.aio.server(options=_GRPC_OPTIONS)
+            self._grpc = grpc.aio.server(
+                options=(*_GRPC_OPTIONS, _message_limit(self.config.engine.max_request_bytes))
+            )
             self._operations.add_to(self._grpc)
             self._add_health()
             self._add_reflection()
@@ -172,3 +176,12 @@ class Server:
             task.cancel()
         await asyncio.wait(waits)
         await engine.executor.stop()
+
+
+def _message_limit(max_request_bytes: int) -> tuple[str, int]:
+    """Return the option that says what gRPC reads of a request before it gives up.
+
+    That is more than a request may have: what gRPC refuses itself has no details.
+    """
+    limit = max(_MIN_MESSAGE_BYTES, 4 * max_request_bytes)
+    return "grpc.max_receive_message_length", min(limit, _MAX_MESSAGE_BYTES)
