@@ -131,6 +131,18 @@ async def test_a_worker_whose_renewal_hangs_stops_before_its_lease_ends(world, h
     assert world.store.calls["finish"] == 0
 
 
+async def test_what_was_given_too_late_to_be_kept_is_not_begun(world, handler, engine):
+    world.store.inject(Fault(delay_after=26), "claim", times=1)
+    name = await world.begin()
+    await world.clock.advance(27)
+    assert await world.state(name) == "RUNNING"
+    assert handler.attempts == 0
+    assert engine.executor.running == 0
+    await world.clock.advance(4)
+    assert handler.attempts == 1
+    assert (await world.get(name)).lease_epoch == 2
+
+
 @pytest.mark.usefixtures("engine")
 async def test_a_renewal_that_was_answered_late_counts_from_when_it_was_asked(world, handler):
     await world.begin()

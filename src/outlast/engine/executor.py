@@ -230,6 +230,7 @@ class Executor:
             running.timers.append(self._clock.call_later(left, lambda: self._on_deadline(running)))
         if self._giving_back:
             running.stop(StopReason.SHUTDOWN)
+        self.leases.fence(running)  # the store may have taken that long to answer
 
     async def _work(self, running: Running) -> None:
         """Run a handler to its end and write down what came of it."""

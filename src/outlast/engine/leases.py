@@ -50,14 +50,16 @@ class LeaseKeeper:
         """Stop what another worker may soon take; also while a renewal is under way."""
         while True:
             await self._clock.sleep(self._tick_seconds)
-            now = self._clock.monotonic()
             for running in self._workload:
-                if running.keeps_lease and now >= running.lease_until - self._margin_seconds:
-                    self.failing = True
-                    if running.stop(StopReason.LEASE_LOST):
-                        _log.error(
-                            "the lease of operation %s runs out; it is stopped", running.lease.name
-                        )
+                self.fence(running)
+
+    def fence(self, running: Running) -> None:
+        """Stop an attempt if another worker may soon take its operation."""
+        ends_at = running.lease_until - self._margin_seconds
+        if running.keeps_lease and self._clock.monotonic() >= ends_at:
+            self.failing = True
+            if running.stop(StopReason.LEASE_LOST):
+                _log.error("the lease of operation %s runs out; it is stopped", running.lease.name)
 
     def renew_from_thread(self) -> None:
         """Renew everything in hand while the event loop stands still; raise if that fails.
