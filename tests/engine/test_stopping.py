@@ -11,6 +11,7 @@ from outlast.testing.faults import AWAY, Fault
 
 LEASE = timedelta(seconds=30)
 GRACE = timedelta(seconds=10)
+SILENT = Fault(delay_before=3600)
 
 
 @pytest.fixture
@@ -157,37 +158,71 @@ async def test_a_stop_may_come_before_the_start(world, handler):
     await world.in_time(engine.stop())
 
 
-async def test_a_stop_waits_for_outcomes_as_long_as_the_leases_hold(world, handler, engine):
+async def test_a_stop_waits_a_moment_for_a_store_that_is_away(world, handler, engine):
     name = await world.begin()
     await world.clock.advance(5)
     world.store.inject(AWAY)
     handler.let_go.set()
     await world.clock.advance(1)
     stopping = asyncio.create_task(engine.stop())
-    await world.clock.advance(15)
+    await world.clock.advance(11.5)
     assert not stopping.done()
     world.store.heal()
-    await world.in_time(stopping, 5)
+    await world.in_time(stopping, 1)
     assert await world.state(name) == "SUCCEEDED"
 
 
-async def test_a_stop_ends_although_the_store_stays_away(world, handler, engine):
-    handler.stubborn = True
-    name = await world.begin()
-    world.store.inject(AWAY)
-    await world.in_time(engine.stop(), 40)
-    assert (await world.get(name)).lease_epoch == 1
-
-
-async def test_a_stop_ends_no_more_than_a_lease_later_if_only_outcomes_are_refused(
-    world, handler, engine
+@pytest.mark.parametrize("fault", [AWAY, SILENT], ids=["away", "silent"])
+@pytest.mark.parametrize("stubborn", [True, False])
+async def test_a_stop_ends_although_the_store_does_not_answer(
+    world, handler, engine, caplog, *, fault, stubborn
 ):
+    handler.stubborn = stubborn
+    name = await world.begin()
+    world.store.inject(fault)
+    await world.clock.advance(1)
+    await world.in_time(engine.stop(), 13)
+    assert f"{name} cannot be written; it is left to its lease" in caplog.text
+    operation = await world.get(name)
+    assert (operation.state, operation.lease_epoch) == ("RUNNING", 1)
+
+
+@pytest.mark.parametrize("fault", [AWAY, SILENT], ids=["away", "silent"])
+async def test_a_stop_ends_although_outcomes_alone_are_not_taken(world, handler, engine, fault):
     await world.begin()
     await world.begin()
-    world.store.inject(AWAY, "finish")
+    world.store.inject(fault, "finish")
     handler.let_go.set()
     await world.clock.advance(5)
-    await world.in_time(engine.stop(), 45)
+    await world.in_time(engine.stop(), 13)
+
+
+async def test_a_claim_that_brings_something_while_the_last_is_written_has_it_given_back(
+    world, handler, engine
+):
+    world.store.inject(Fault(delay_after=11), "claim", times=1)
+    name = await world.begin()
+    await world.in_time(engine.stop(), 11)
+    assert handler.attempts == 0
+    operation = await world.get(name)
+    assert (operation.state, operation.attempt) == ("PENDING", 0)
+
+
+@pytest.mark.parametrize("fault", [AWAY, SILENT], ids=["away", "silent"])
+@pytest.mark.parametrize("after", [0, 5, 11], ids=["before", "in the grace", "while it writes"])
+async def test_a_hurried_stop_hardly_waits_for_a_store_that_does_not_answer(
+    world, handler, engine, fault, after
+):
+    handler.stubborn = True
+    await world.begin()
+    world.store.inject(fault)
+    await world.clock.advance(1)
+    stopping = asyncio.create_task(engine.stop())
+    await world.clock.advance(after)
+    assert not stopping.done()
+    engine.executor.hurry()
+    await world.in_time(stopping, 0.5)
+    handler.let_go.set()
 
 
 async def test_no_task_is_left_after_a_stop(world, handler):
