@@ -1,5 +1,6 @@
 """What is in the distribution and in the repository, apart from the code."""
 
+import hashlib
 import importlib
 import re
 import subprocess
@@ -59,6 +60,17 @@ def project_files():
         ):
             found.append(path)
     return found
+
+
+def samples():
+    """Return the sample photographs, which is what there is beside the note."""
+    folder = ROOT / "src" / "outlast_imaging" / "samples"
+    return [path for path in sorted(folder.iterdir()) if path.name != "SOURCES.md"]
+
+
+def note():
+    """Return what the note on the samples says."""
+    return (ROOT / "src" / "outlast_imaging" / "samples" / "SOURCES.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -190,25 +202,57 @@ def test_no_file_names_a_registry_host():
     assert named == []
 
 
-def test_the_wheel_has_all_packages_and_nothing_else(tmp_path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Return the names of the files in the wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
         cwd=ROOT,
         check=True,
         capture_output=True,
         timeout=60,
     )
-    (wheel,) = tmp_path.glob("*.whl")
+    (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-    roots = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
+        return set(archive.namelist())
+
+
+def test_the_wheel_has_all_packages_and_nothing_else(wheel):
+    roots = {name.partition("/")[0] for name in wheel if ".dist-info/" not in name}
     assert roots == {"outlast", "outlast_imaging", "outlast_script", "outlastapi"}
-    assert {"outlast/py.typed", "outlastapi/py.typed"} <= names
-    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    assert {"outlast/py.typed", "outlastapi/py.typed"} <= wheel
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel)
     sources = {
         str(path.relative_to(ROOT / root))
         for root in ("src", "generated")
         for path in (ROOT / root).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {name for name in names if ".dist-info/" not in name} == sources
+    assert {name for name in wheel if ".dist-info/" not in name} == sources
+
+
+def test_of_every_sample_the_note_says_where_it_is_from_and_what_is_allowed():
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in note().splitlines()
+        if line.startswith("| `")
+    ]
+    assert [row[0] for row in rows] == [f"`{path.name}`" for path in samples()]
+    for name, what, by, rights, changed in rows:
+        assert what, name
+        assert by, name
+        assert re.fullmatch(r"public domain|CC0( 1\.0)?", rights), name
+        assert changed, name
+
+
+def test_every_sample_is_the_file_that_the_note_speaks_of():
+    noted = re.findall(r"^([0-9a-f]{64})  (\S+)$", note(), re.MULTILINE)
+    found = [(hashlib.sha256(path.read_bytes()).hexdigest(), path.name) for path in samples()]
+    assert noted == found
+
+
+def test_the_samples_are_shipped_with_their_note(wheel):
+    shipped = {name for name in wheel if name.startswith("outlast_imaging/samples/")}
+    names = ["SOURCES.md", *(path.name for path in samples())]
+    assert shipped == {f"outlast_imaging/samples/{name}" for name in names}
