@@ -3,6 +3,7 @@
 import base64
 import binascii
 import hashlib
+from collections.abc import Iterator
 from typing import Final
 
 from google.protobuf import json_format
@@ -47,6 +48,16 @@ class Catalogue:
                 return derivative
         raise _not_found("derivative", name)
 
+    def read_derivative(self, name: str, offset: int) -> Iterator[bytes]:
+        """Yield the bytes of a derivative from an offset on, in chunks.
+
+        Raises ServiceError NOT_FOUND if its file is gone, which a deletion meanwhile does.
+        """
+        try:
+            yield from self._artifacts.read_chunks(name, offset)
+        except FileNotFoundError:
+            raise _not_found("derivative", name) from None
+
     def list_page(self, request: imaging_pb2.ListImagesRequest) -> imaging_pb2.ListImagesResponse:
         """Return a page of images, ordered by name; InvalidArgumentError."""
         after = _read_token(request)
@@ -68,6 +79,13 @@ class Catalogue:
         """Make an image no longer exist, then remove its files. To do so again changes nothing."""
         self._artifacts.remove(f"{name}/{_RECORD}")
         self._artifacts.remove(name)
+
+    def remove_unpublished(self, name: str) -> None:
+        """Remove the files of an image that does not exist; one that does stays."""
+        try:
+            self.get(name)
+        except outlast.ServiceError:
+            self._artifacts.remove(name)
 
 
 def _not_found(kind: str, name: str) -> outlast.ServiceError:

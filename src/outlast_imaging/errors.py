@@ -49,6 +49,12 @@ class SourceMissingError(ImagingError):
     code = outlast.Code.NOT_FOUND
 
 
+class PhotoAbandonedError(ImagingError):
+    """Nobody knows what is wrong with the photograph; it was tried often enough."""
+
+    code = outlast.Code.UNAVAILABLE
+
+
 @contextmanager
 def ending_the_operation() -> Iterator[None]:
     """Turn an ImagingError into the end of the operation, which is not retried."""

@@ -26,6 +26,9 @@ MAX_IMPORT_PHOTOS: Final = 1000
 MAX_TOLD_FAILURES: Final = 200
 """How many failed photographs an import tells one by one; metadata must stay small."""
 
+MAX_PROCESS_TRIES: Final = 3
+"""How often an import tries a photograph that takes its process down."""
+
 MAX_TOLD_NAME_BYTES: Final = 80
 """How much of a photograph's name is told with its failure."""
 

@@ -1,7 +1,7 @@
 """The imaging service: what each RPC does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Self
@@ -14,17 +14,24 @@ from outlastapi.v1 import operation_metadata_pb2
 import outlast
 from outlast_imaging.artifacts import ArtifactStore
 from outlast_imaging.catalogue import Catalogue
-from outlast_imaging.errors import ending_the_operation, refusing_the_request
-from outlast_imaging.limits import MAX_TOLD_FAILURES
+from outlast_imaging.errors import (
+    PhotoAbandonedError,
+    ending_the_operation,
+    refusing_the_request,
+)
+from outlast_imaging.limits import MAX_PROCESS_TRIES, MAX_TOLD_FAILURES
 from outlast_imaging.names import check_album, check_derivative, check_image, image_of_operation
 from outlast_imaging.sources import Location, SourceFolder, list_photos
 from outlast_imaging.specs import resolve_all
-from outlast_imaging.work import import_photo, make_derivative, take_photo
+from outlast_imaging.work import failed_photo, import_photo, make_derivative, take_photo
 
 _NONE_IMPORTED = (
     "None of the requests succeeded, refer to the ImportImagesMetadata.failed_requests "
     "for individual error details"
 )
+
+_PROCESS_DIED = "PROCESS_DIED"
+_ABANDONED = "the process that worked on the photograph died each time that it was tried"
 
 
 class ImagingService(imaging_pb2_grpc.ImagingServiceServicer):
@@ -36,7 +43,7 @@ class ImagingService(imaging_pb2_grpc.ImagingServiceServicer):
     """
 
     def __init__(self, *, artifacts: str = "artifacts", root: Path | None = None) -> None:
-        """Keep what is made below an fsspec URL or folder.
+        """Keep what is made below a folder, or an fsspec URL that other processes reach too.
 
         `root` is the folder that `file://` URIs may point into; without one they are
         refused.
@@ -145,14 +152,14 @@ class ImagingService(imaging_pb2_grpc.ImagingServiceServicer):
             # Recorded, so that the positions of the photographs stay what they are.
             photos: list[str] = await operation.step("list", list_photos, folder)
         metadata = operation.metadata
-        metadata.photo_count = len(photos)
+        if not metadata.photo_count:
+            metadata.photo_count = len(photos)
+            await operation.progress(total=len(photos), stage="import", message="listed")
         response = imaging_pb2.ImportImagesResponse()
         for index, photo in enumerate(photos):
             image = f"{prefix}-{index:04}"
             status: status_pb2.Status = await operation.step(
-                f"photo {index}",
-                operation.run_in_process,
-                *(import_photo, self._artifacts.url, image, folder.child(photo), specs),
+                f"photo {index}", self._import, operation, image, folder.child(photo), specs
             )
             if status.code == outlast.Code.OK:
                 response.images.append(image)
@@ -168,6 +175,32 @@ class ImagingService(imaging_pb2_grpc.ImagingServiceServicer):
                 outlast.Code.ABORTED, _NONE_IMPORTED, reason="NONE_IMPORTED"
             )
         return response
+
+    async def _import(
+        self,
+        operation: outlast.OperationContext[imaging_pb2.ImportImagesMetadata],
+        image: str,
+        photo: Location,
+        specs: Sequence[imaging_pb2.DerivativeSpec],
+    ) -> status_pb2.Status:
+        """Process a photograph of a folder; return why it failed, or a status of code OK.
+
+        One that takes its process down is tried again, and then failed: others wait.
+        """
+        for _ in range(MAX_PROCESS_TRIES):
+            try:
+                return await operation.run_in_process(
+                    import_photo, self._artifacts.url, image, photo, specs
+                )
+            except asyncio.CancelledError:
+                if operation.cancel_requested:
+                    await operation.run_in_thread(self._catalogue.remove_unpublished, image)
+                raise
+            except outlast.OutlastError as error:
+                if error.reason != _PROCESS_DIED:
+                    raise
+        await operation.run_in_thread(self._catalogue.remove_unpublished, image)
+        return failed_photo(PhotoAbandonedError(_PROCESS_DIED, _ABANDONED), photo)
 
     async def GetImage(
         self, request: imaging_pb2.GetImageRequest, context: object
@@ -192,7 +225,7 @@ class ImagingService(imaging_pb2_grpc.ImagingServiceServicer):
                 reason="READ_OFFSET_OUT_OF_RANGE",
                 metadata={"size_bytes": str(derivative.size_bytes)},
             )
-        chunks = self._artifacts.read_chunks(name, request.read_offset)
+        chunks = self._catalogue.read_derivative(name, request.read_offset)
         while data := await asyncio.to_thread(next, chunks, b""):
             yield imaging_pb2.DownloadDerivativeResponse(data=data)
 

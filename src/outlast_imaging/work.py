@@ -61,23 +61,24 @@ def import_photo(
         description = take_photo(store, image, photo)
         derivatives = [make_derivative(store, image, description, spec) for spec in specs]
     except ImagingError as error:
-        return _status(error, photo.names[-1])
+        return failed_photo(error, photo)
     Catalogue(ArtifactStore(store)).publish(
         imaging_pb2.Image(name=image, description=description, derivatives=derivatives)
     )
     return status_pb2.Status()
 
 
-def _original(image: str, description: imaging_pb2.PhotoDescription) -> str:
-    return f"{image}/original{SUFFIXES[description.content_type][0]}"
-
-
-def _status(error: ImagingError, photo: str) -> status_pb2.Status:
+def failed_photo(error: ImagingError, photo: Location) -> status_pb2.Status:
+    """Say why a photograph of a folder failed, and which."""
     # A file's name may be bytes that are no text, and hundreds may be told at once.
-    photo = photo.encode(errors="replace")[:MAX_TOLD_NAME_BYTES].decode(errors="ignore")
+    name = photo.names[-1].encode(errors="replace")[:MAX_TOLD_NAME_BYTES].decode(errors="ignore")
     status = status_pb2.Status(code=error.code, message=error.message)
     info = error_details_pb2.ErrorInfo(
-        reason=error.reason, domain=_ERROR_DOMAIN, metadata={"photo": photo}
+        reason=error.reason, domain=_ERROR_DOMAIN, metadata={"photo": name}
     )
     status.details.add().Pack(info)
     return status
+
+
+def _original(image: str, description: imaging_pb2.PhotoDescription) -> str:
+    return f"{image}/original{SUFFIXES[description.content_type][0]}"

@@ -1,22 +1,27 @@
 """Photographs made for a test, and a server to process them."""
 
+import asyncio
 import io
 import struct
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc
 import pytest
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
 from outlastapi.imaging.v1 import imaging_pb2, imaging_pb2_grpc
 from PIL import Image
 
 import outlast
+from outlast.domain.operation import Progress
+from outlast.ports import Changes
 from outlast_imaging import ImagingService
 
 Encode = Callable[..., bytes]
@@ -66,9 +71,13 @@ def scene() -> Image.Image:
 class Client:
     """Calls a server's imaging service and looks after its operations."""
 
-    def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
-        self.address = address
+    def __init__(self, server: outlast.Server, channel: grpc.aio.Channel) -> None:
+        self.address = server.address
         self.channel = channel
+        self.reported: list[Progress] = []
+        """The progress in every snapshot that differs from the one before it."""
+        self._changed = asyncio.Event()
+        server.operations.engine.store.changes.subscribe(self._hear)
         self.imaging = imaging_pb2_grpc.ImagingServiceStub(channel)
         self.operations = operations_pb2_grpc.OperationsStub(channel)
 
@@ -89,6 +98,40 @@ class Client:
     async def operation_count(self) -> int:
         listed = await self.operations.ListOperations(operations_pb2.ListOperationsRequest())
         return len(listed.operations)
+
+    async def until(
+        self, operation: operations_pb2.Operation, kind: type[M], holds: Callable[[M], bool]
+    ) -> M:
+        """Return the metadata of an operation that runs, once something is true of it."""
+        get = operations_pb2.GetOperationRequest(name=operation.name)
+        while not holds(metadata := self.metadata(operation, kind)):
+            assert not operation.done
+            await self._changed.wait()
+            self._changed.clear()
+            operation = await self.operations.GetOperation(get)
+        return metadata
+
+    def _hear(self, changes: Changes) -> None:
+        self._changed.set()
+        for change in changes or ():
+            progress = change.record and change.record.progress
+            if progress and progress not in self.reported[-1:]:
+                self.reported.append(progress)
+
+    @staticmethod
+    def reason(status: status_pb2.Status) -> str:
+        """Return the reason in the ErrorInfo of a status."""
+        kind = error_details_pb2.ErrorInfo
+        (info,) = [each for each in status.details if each.Is(kind.DESCRIPTOR)]
+        return kind.FromString(info.value).reason
+
+    async def refusal(self, call: Awaitable[object]) -> tuple[grpc.StatusCode, str]:
+        """Return the code and the reason that a call is refused with."""
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        status = rpc_status.from_call(cast("grpc.Call", caught.value))
+        assert status is not None
+        return caught.value.code(), self.reason(status)
 
     @staticmethod
     def response(operation: operations_pb2.Operation, kind: type[M]) -> M:
@@ -118,9 +161,15 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def serve(tmp_path: Path, photos: Path) -> Serve:
+def artifacts(tmp_path: Path) -> str:
+    """Return where the server of `serve` keeps what it makes; a test module may replace it."""
+    return str(tmp_path / "artifacts")
+
+
+@pytest.fixture
+def serve(artifacts: str, photos: Path) -> Serve:
     """Run a server with the imaging service and yield a client of it."""
-    service = ImagingService(artifacts=str(tmp_path / "artifacts"), root=photos)
+    service = ImagingService(artifacts=artifacts, root=photos)
 
     @asynccontextmanager
     async def serve(*, store: str = "memory:", execute: bool = True) -> AsyncIterator[Client]:
@@ -131,6 +180,6 @@ def serve(tmp_path: Path, photos: Path) -> Serve:
             outlast.Server(services=[service], config=config) as server,
             grpc.aio.insecure_channel(server.address) as channel,
         ):
-            yield Client(server.address, channel)
+            yield Client(server, channel)
 
     return serve

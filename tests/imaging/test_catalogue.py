@@ -60,6 +60,17 @@ def test_an_image_that_was_removed_is_gone_with_its_files(catalogue, artifacts):
     assert artifacts.folders("images") == []
 
 
+def test_only_what_is_no_image_is_removed_as_unpublished(catalogue, artifacts):
+    published = catalogue.publish(image("images/1"))
+    artifacts.write("images/2/original.jpg", b"x")
+
+    for name in ("images/1", "images/2", "images/3"):
+        catalogue.remove_unpublished(name)
+
+    assert artifacts.folders("images") == ["1"]
+    assert catalogue.get("images/1") == published
+
+
 def test_pages_hold_every_image_once_in_order(catalogue, artifacts):
     for each in range(7):
         catalogue.publish(image(f"images/{each}"))

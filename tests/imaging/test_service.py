@@ -4,14 +4,11 @@ import asyncio
 import hashlib
 import os
 import uuid
-from pathlib import Path
 
 import grpc
 import pytest
 from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from outlastapi.imaging.v1 import imaging_pb2
 from outlastapi.imaging.v1.imaging_pb2 import DerivativeSpec
 from outlastapi.v1.operation_metadata_pb2 import OperationMetadata
@@ -24,21 +21,6 @@ from outlast_imaging.limits import CHUNK_BYTES
 
 SMALL = DerivativeSpec(width=60)
 SQUARE = DerivativeSpec(width=32, height=32, fit=DerivativeSpec.COVER, format=DerivativeSpec.WEBP)
-
-
-def reason(status):
-    (info,) = [each for each in status.details if each.Is(error_details_pb2.ErrorInfo.DESCRIPTOR)]
-    message = error_details_pb2.ErrorInfo()
-    info.Unpack(message)
-    return message.reason
-
-
-async def refusal(call):
-    """Return the code and the reason that a call is refused with."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    status = rpc_status.from_call(caught.value)
-    return caught.value.code(), reason(status)
 
 
 @pytest.mark.assertion(45, 47)
@@ -67,6 +49,12 @@ async def test_the_metadata_tells_how_far_the_work_is(serve, encode, scene):
 
     image = client.response(operation, imaging_pb2.Image)
     metadata = client.metadata(operation, imaging_pb2.ProcessImageMetadata)
+    assert [(each.stage, each.completed, each.total) for each in client.reported] == [
+        ("describe", 0, 3),
+        ("derive", 1, 3),
+        ("derive", 2, 3),
+        ("publish", 3, 3),
+    ]
     assert metadata.image == image.name
     assert metadata.description == image.description
     assert metadata.derivatives == [image.derivatives[0].name]
@@ -121,7 +109,7 @@ async def test_a_request_that_cannot_be_met_starts_nothing(serve, fields, code, 
     async with serve() as client:
         request = imaging_pb2.ProcessImageRequest(**fields)
 
-        assert await refusal(client.imaging.ProcessImage(request)) == (
+        assert await client.refusal(client.imaging.ProcessImage(request)) == (
             grpc.StatusCode[code],
             expected,
         )
@@ -136,7 +124,7 @@ async def failure(client, **source):
     assert operation.WhichOneof("result") == "error"
     assert metadata.operation.attempt == 1
     assert not metadata.operation.dead_letter
-    return outlast.Code(operation.error.code).name, reason(operation.error)
+    return outlast.Code(operation.error.code).name, client.reason(operation.error)
 
 
 async def test_a_photo_that_cannot_be_processed_fails_at_once(
@@ -212,13 +200,8 @@ def long_request(encode):
 
 async def until_derived(client, operation, count):
     """Return the metadata of an operation once it has so many derivatives."""
-    get = operations_pb2.GetOperationRequest(name=operation.name)
-    while True:
-        operation = await client.operations.GetOperation(get)
-        metadata = client.metadata(operation, imaging_pb2.ProcessImageMetadata)
-        if len(metadata.derivatives) >= count:
-            assert not operation.done
-            return metadata
+    kind = imaging_pb2.ProcessImageMetadata
+    return await client.until(operation, kind, lambda each: len(each.derivatives) >= count)
 
 
 async def test_of_a_cancelled_operation_nothing_is_left(serve, tmp_path, long_request):
@@ -251,102 +234,6 @@ async def test_work_that_was_interrupted_goes_on_where_it_was(serve, tmp_path, l
     assert [each.name for each in image.derivatives[: len(finished)]] == metadata.derivatives
     assert len(image.derivatives) == 4
     assert [(path.stat().st_ino, path.stat().st_mtime_ns) for path in finished] == before
-
-
-@pytest.mark.assertion(54)
-async def test_a_folder_is_imported_and_its_failures_are_told(serve, photos, encode, scene):
-    (photos / "a.jpg").write_bytes(encode(scene))
-    (photos / "b.jpg").write_bytes(b"no photo")
-    (photos / "c.png").write_bytes(encode(scene, "PNG"))
-    (photos / "notes.txt").write_bytes(b"no photo either")
-    async with serve() as client:
-        operation = await client.wait(
-            await client.imaging.ImportImages(
-                imaging_pb2.ImportImagesRequest(
-                    parent="albums/a", uri=photos.as_uri(), derivatives=[SMALL]
-                )
-            )
-        )
-        response = client.response(operation, imaging_pb2.ImportImagesResponse)
-        listed = await client.imaging.ListImages(imaging_pb2.ListImagesRequest(parent="albums/a"))
-
-    metadata = client.metadata(operation, imaging_pb2.ImportImagesMetadata)
-    assert [each.name for each in listed.images] == list(response.images)
-    assert [each.description.content_type for each in listed.images] == ["image/jpeg", "image/png"]
-    assert all(len(each.derivatives) == 1 for each in listed.images)
-    assert response.failed_count == metadata.failed_count == 1
-    assert (metadata.photo_count, metadata.imported_count) == (3, 2)
-    assert list(metadata.failed_requests) == [1]
-    assert reason(metadata.failed_requests[1]) == "UNSUPPORTED_FORMAT"
-    assert metadata.operation.progress.completed == 3
-
-
-async def test_a_photograph_whose_name_is_no_text_is_imported(serve, photos, encode, scene):
-    name = os.fsencode(photos) + b"/caf\xe9.jpg"
-    await asyncio.to_thread(lambda: Path(os.fsdecode(name)).write_bytes(encode(scene)))
-    async with serve() as client:
-        operation = await client.wait(
-            await client.imaging.ImportImages(imaging_pb2.ImportImagesRequest(uri=photos.as_uri()))
-        )
-        response = client.response(operation, imaging_pb2.ImportImagesResponse)
-    metadata = client.metadata(operation, imaging_pb2.ImportImagesMetadata)
-    assert len(response.images) == 1
-    assert metadata.operation.progress.message == "caf?.jpg"
-
-
-@pytest.mark.assertion(54)
-async def test_an_import_of_which_nothing_succeeds_is_aborted(serve, photos):
-    (photos / "a.jpg").write_bytes(b"")
-    (photos / "b.jpg").write_bytes(b"no photo")
-    async with serve() as client:
-        operation = await client.wait(
-            await client.imaging.ImportImages(imaging_pb2.ImportImagesRequest(uri=photos.as_uri()))
-        )
-
-    metadata = client.metadata(operation, imaging_pb2.ImportImagesMetadata)
-    assert operation.error.code == outlast.Code.ABORTED
-    assert "ImportImagesMetadata.failed_requests" in operation.error.message
-    assert sorted(metadata.failed_requests) == [0, 1]
-
-
-async def test_failures_beyond_the_limit_are_counted_only(serve, photos, monkeypatch):
-    for name in ("a.jpg", "b.jpg", "c.jpg"):
-        (photos / name).write_bytes(b"no photo")
-    monkeypatch.setattr("outlast_imaging.service.MAX_TOLD_FAILURES", 2)
-    async with serve() as client:
-        operation = await client.wait(
-            await client.imaging.ImportImages(imaging_pb2.ImportImagesRequest(uri=photos.as_uri()))
-        )
-
-    metadata = client.metadata(operation, imaging_pb2.ImportImagesMetadata)
-    assert metadata.failed_count == 3
-    assert sorted(metadata.failed_requests) == [0, 1]
-
-
-async def test_an_import_needs_a_folder_of_the_server(serve, photos):
-    (photos / "a.jpg").write_bytes(b"")
-    async with serve() as client:
-
-        def start(uri):
-            return client.imaging.ImportImages(imaging_pb2.ImportImagesRequest(uri=uri))
-
-        denied, invalid = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT
-        assert await refusal(start("file:///etc")) == (denied, "OUTSIDE_ROOT")
-        assert await refusal(start("")) == (invalid, "INVALID_FIELD")
-        missing = await client.wait(await start(f"{photos.as_uri()}/missing"))
-        no_folder = await client.wait(await start(f"{photos.as_uri()}/a.jpg"))
-
-    assert missing.error.code == outlast.Code.NOT_FOUND
-    assert no_folder.error.code == outlast.Code.PERMISSION_DENIED
-
-
-async def test_an_empty_folder_is_imported(serve, photos):
-    async with serve() as client:
-        operation = await client.wait(
-            await client.imaging.ImportImages(imaging_pb2.ImportImagesRequest(uri=photos.as_uri()))
-        )
-
-    assert not client.response(operation, imaging_pb2.ImportImagesResponse).images
 
 
 async def test_a_derivative_is_downloaded_from_anywhere(serve, encode):
@@ -394,7 +281,21 @@ async def test_what_is_not_there_cannot_be_downloaded(serve, encode, scene):
                 (code.INVALID_ARGUMENT, "INVALID_FIELD"),
             ),
         ):
-            assert await refusal(download(name, offset)) == expected
+            assert await client.refusal(download(name, offset)) == expected
+
+
+async def test_a_derivative_whose_file_was_deleted_meanwhile_is_not_found(
+    serve, tmp_path, encode, scene
+):
+    async with serve() as client:
+        (derivative,) = (await client.process(encode(scene), SMALL)).derivatives
+        (tmp_path / "artifacts" / derivative.name).unlink()
+        request = imaging_pb2.DownloadDerivativeRequest(name=derivative.name)
+
+        assert await client.refusal(client.imaging.DownloadDerivative(request).read()) == (
+            grpc.StatusCode.NOT_FOUND,
+            "DERIVATIVE_NOT_FOUND",
+        )
 
 
 @pytest.mark.assertion(15)
@@ -404,10 +305,13 @@ async def test_an_image_that_does_not_exist_is_not_found(serve):
         invalid = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
         get, delete = client.imaging.GetImage, client.imaging.DeleteImage
 
-        assert await refusal(get(imaging_pb2.GetImageRequest(name="images/1"))) == not_found
-        assert await refusal(get(imaging_pb2.GetImageRequest(name="images/../1"))) == invalid
-        assert await refusal(delete(imaging_pb2.DeleteImageRequest(name="images/1"))) == not_found
-        assert await refusal(delete(imaging_pb2.DeleteImageRequest())) == invalid
+        assert await client.refusal(get(imaging_pb2.GetImageRequest(name="images/1"))) == not_found
+        assert await client.refusal(get(imaging_pb2.GetImageRequest(name="images/../1"))) == invalid
+        assert (
+            await client.refusal(delete(imaging_pb2.DeleteImageRequest(name="images/1")))
+            == not_found
+        )
+        assert await client.refusal(delete(imaging_pb2.DeleteImageRequest())) == invalid
         assert await client.operation_count() == 0
 
 
@@ -418,7 +322,7 @@ async def test_a_list_of_something_else_is_refused(serve):
             imaging_pb2.ListImagesRequest(page_size=-1),
             imaging_pb2.ListImagesRequest(page_token="forged"),
         ):
-            code, _ = await refusal(client.imaging.ListImages(request))
+            code, _ = await client.refusal(client.imaging.ListImages(request))
             assert code == grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -432,7 +336,7 @@ async def test_a_deleted_image_is_gone_with_its_files(serve, tmp_path, encode, s
 
         assert client.response(operation, empty_pb2.Empty) == empty_pb2.Empty()
         assert client.metadata(operation, OperationMetadata).target == image.name
-        code, _ = await refusal(
+        code, _ = await client.refusal(
             client.imaging.GetImage(imaging_pb2.GetImageRequest(name=image.name))
         )
         assert code == grpc.StatusCode.NOT_FOUND
@@ -446,7 +350,7 @@ async def test_two_deletions_of_an_image_do_not_run_at_once(serve, encode, scene
         delete = imaging_pb2.DeleteImageRequest(name=image.name)
         await client.imaging.DeleteImage(delete)
 
-        assert await refusal(client.imaging.DeleteImage(delete)) == (
+        assert await client.refusal(client.imaging.DeleteImage(delete)) == (
             grpc.StatusCode.ABORTED,
             "PARALLEL_OPERATION",
         )
