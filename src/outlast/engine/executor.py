@@ -243,6 +243,7 @@ class Executor:
             except Exception:  # noqa: BLE001  # ours, or a retry policy's: it would run for ever
                 _log.exception("the attempt of operation %s ended badly", running.lease.name)
                 outcome = None if running.lease_lost else Failed(UNEXPECTED)
+            await self._absorb_cancellation(running)
             running.settled = True
             if outcome is not None and not running.abandoned:
                 await self._write(running, outcome)
@@ -251,6 +252,12 @@ class Executor:
             self._workload.remove(running)
             if self._more:
                 self._wake.set()
+
+    async def _absorb_cancellation(self, running: Running) -> None:
+        """Take what a handler that cancels itself and returns has left for the next await."""
+        if running.task is not None and running.task.cancelling():
+            with suppress(asyncio.CancelledError):
+                await self._clock.sleep(0)
 
     async def _write(self, running: Running, outcome: Outcome) -> None:
         """Write an outcome, however long the store is away; a lost lease ends that too."""
