@@ -7,6 +7,7 @@ import pytest
 from outlast.domain.errors import LeaseLostError
 from outlast.domain.status import Payload
 from outlast.domain.transitions import Succeeded
+from outlast.engine.retry import RetryPolicy
 from outlast.testing.faults import AWAY, Fault, Hints
 
 LEASE = timedelta(seconds=30)
@@ -71,6 +72,18 @@ async def test_the_writes_of_a_worker_that_was_replaced_are_refused_and_counted(
     assert operation.response == RIVAL_RESPONSE
     assert operation.metadata == Payload("")
     assert await world.inner.steps(name) == {}
+
+
+@pytest.mark.usefixtures("engine")
+async def test_a_worker_that_was_frozen_past_its_lease_begins_no_step(world, handler):
+    name = await world.begin()
+    context = handler.contexts[0]
+    assert await context.recorded_step("in time") is None
+    await lose(world, name)
+    with pytest.raises(LeaseLostError):
+        await context.recorded_step("late")
+    with pytest.raises(LeaseLostError):
+        await world.in_time(context.try_step_again("in time", RetryPolicy(), 1, OSError()), 60)
 
 
 async def test_a_handler_that_was_replaced_is_stopped_by_the_next_renewal(world, handler, engine):

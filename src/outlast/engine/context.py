@@ -3,13 +3,14 @@
 import asyncio
 import contextvars
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from datetime import datetime
 from typing import TypeVar
 
-from outlast.domain.errors import DuplicateStepError, PayloadTooLargeError
+from outlast.domain.errors import DuplicateStepError, LeaseLostError, PayloadTooLargeError
 from outlast.domain.operation import Claim, Operation, Progress
 from outlast.domain.status import Payload
 from outlast.engine.outcome import retry_pause
@@ -40,6 +41,8 @@ class ExecutionContext:
     ) -> None:
         self.operation: Operation = claim.operation
         self.cancel_requested = False
+        self.lease_until = math.inf
+        """Until when the lease holds as far as this process knows, in monotonic seconds."""
         self._lease = claim.lease
         self._store = store
         self._clock = clock
@@ -67,14 +70,18 @@ class ExecutionContext:
     async def recorded_step(self, key: str) -> Payload | None:
         """Begin a step; return its result if an earlier attempt recorded one.
 
-        Raises DuplicateStepError if this attempt has used the key already.
+        Raises DuplicateStepError if this attempt has used the key already, and
+        LeaseLostError if another worker may be running the step by now.
         """
         if key in self._used_keys:
             raise DuplicateStepError(self.operation.name, key)
         self._used_keys.add(key)
         if self._steps is None:
             self._steps = await self._earlier_steps()
-        return self._steps.get(key)
+        recorded = self._steps.get(key)
+        if recorded is None:
+            self._require_lease()
+        return recorded
 
     async def record_step(self, key: str, result: Payload) -> None:
         """Record the result of a step, durably. Raises as `report` does."""
@@ -101,6 +108,7 @@ class ExecutionContext:
             *(tries, policy.max_attempts, pause.total_seconds()),
         )
         await self._clock.sleep(pause.total_seconds())
+        self._require_lease()
         return True
 
     def estimate_end(self, completed: int, total: int) -> datetime | None:
@@ -129,6 +137,11 @@ class ExecutionContext:
     async def run_in_process(self, function: Callable[..., T], *args: object) -> T:
         """Run a function in a process, which is killed when this attempt is cancelled."""
         return await self._processes.run(function, *args)
+
+    def _require_lease(self) -> None:
+        """Raise LeaseLostError if time has run out unnoticed, as it does for a frozen process."""
+        if self._clock.monotonic() >= self.lease_until:
+            raise LeaseLostError(self.operation.name, self._lease.epoch)
 
     async def _earlier_steps(self) -> dict[str, Payload]:
         """Read what earlier attempts recorded; a first attempt has none."""

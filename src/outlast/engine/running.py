@@ -37,7 +37,6 @@ class Running:
         self.method = method
         self.context = context
         self.lease_until = lease_until
-        """Until when the lease holds, in monotonic seconds; no later than in the store."""
         self._on_cancel = on_cancel
         self.stop_reason: StopReason | None = None
         self.began = False
@@ -48,6 +47,15 @@ class Running:
         """The handler did not stop when it had to; whatever it does no longer counts."""
         self.task: asyncio.Task[None] | None = None
         self.timers: list[TimerHandle] = []
+
+    @property
+    def lease_until(self) -> float:
+        """Until when the lease holds, in monotonic seconds; no later than in the store."""
+        return self.context.lease_until
+
+    @lease_until.setter
+    def lease_until(self, moment: float) -> None:
+        self.context.lease_until = moment
 
     @property
     def lease_lost(self) -> bool:
