@@ -97,3 +97,13 @@ def test_a_status_over_the_limit_loses_its_details_and_the_end_of_its_message():
 def test_the_limit_of_a_status_counts_bytes_and_not_characters():
     status = Status(Code.ABORTED, "☃" * 100)
     assert len(bounded(status, 100).message.encode()) <= 100
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [(timedelta(seconds=-1), timedelta()), (timedelta.max, timedelta(days=365))],
+    ids=["below nothing", "for ever"],
+)
+def test_a_failure_asks_for_a_delay_within_reason(asked, given):
+    error = failed(Code.UNAVAILABLE, asked)
+    assert outcome(error) == Retry(error.status, given)

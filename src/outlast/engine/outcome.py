@@ -12,6 +12,9 @@ from outlast.engine.retry import RetryPolicy
 UNEXPECTED = Status(Code.INTERNAL, "the operation failed unexpectedly", reason="UNEXPECTED_FAILURE")
 """All that a client learns of an exception that the handler did not mean to raise."""
 
+LONGEST_RETRY_DELAY = timedelta(days=365)
+"""What a failure can ask for at the most: any date after it can still be written."""
+
 
 def bounded(status: Status, limit: int) -> Status:
     """Return a status of at most about `limit` bytes: cut short, or without its details."""
@@ -60,7 +63,7 @@ def retry_pause(
     """
     if isinstance(error, AttemptFailedError):
         if error.retry_delay is not None:
-            return error.retry_delay
+            return min(max(error.retry_delay, timedelta()), LONGEST_RETRY_DELAY)
         if error.status.code not in policy.codes:
             return None
     return policy.delay(attempt, chance)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import grpc
 from google.api import field_info_pb2
 from google.longrunning import operations_pb2
 from google.protobuf import descriptor_pool, empty_pb2
@@ -37,7 +38,6 @@ from outlast.rpc.errors import (
     attempt_failure,
     pack,
     require_text,
-    status_of,
 )
 from outlast.rpc.long_running import Options, Start, bind, decorated, options_of, takes
 from outlast.rpc.services import Service
@@ -258,10 +258,13 @@ class Binding:
             response = await self._options.handler(self._servicer, message, context)
         except LeaseLostError:
             raise
-        except (ServiceError, OutlastError) as error:
-            if isinstance(error, OutlastError) and status_of(error).code is Code.INTERNAL:
+        except (ServiceError, OutlastError, grpc.RpcError) as error:
+            told = attempt_failure(error)
+            if not isinstance(told, AttemptFailedError):
+                raise
+            if not isinstance(error, ServiceError) and told.status.code is Code.INTERNAL:
                 _log.exception("the handler of operation %s failed", execution.operation.name)
-            raise attempt_failure(error) from error
+            raise told from error
         return pack(self._checked_response(response, execution.operation.name))
 
     def _checked_response(self, response: object, operation: str) -> Message:

@@ -16,6 +16,7 @@ from outlast.domain import errors
 from outlast.domain.status import Code, Payload, Status
 from outlast.engine.outcome import UNEXPECTED, AttemptFailedError
 from outlast.engine.processes import WorkerProcessError
+from outlast.rpc.retry_info import STATUS_TRAILER, retry_delay, retry_delay_of_call
 
 _log = logging.getLogger(__name__)
 
@@ -87,8 +88,8 @@ class ServiceError(Exception):
 class OperationFailed(ServiceError):  # noqa: N818  # what happened, in the words of the API
     """The operation has failed: raise it from the handler of a long-running method.
 
-    It is retried if the method's retry policy has the code, or if `retry_delay` says
-    when; otherwise the operation ends with this error.
+    It is retried if the method's retry policy has the code, or if `retry_delay` or a
+    RetryInfo among the `details` says when; otherwise the operation ends with this error.
     """
 
     def __init__(
@@ -151,11 +152,18 @@ def status_of(error: BaseException) -> Status:
 
 
 def attempt_failure(error: Exception) -> Exception:
-    """Return what the engine is told of an error: a failure that callers see, or itself."""
-    if isinstance(error, OperationFailed):
+    """Return what the engine is told of an error: a failure that callers see, or itself.
+
+    An error with a RetryInfo is tried again after the delay in it. That goes for the errors
+    of other servers that were called; of those callers see nothing more.
+    """
+    if isinstance(error, OperationFailed) and error.retry_delay is not None:
         return AttemptFailedError(error.status, error.retry_delay)
     if isinstance(error, (ServiceError, errors.OutlastError)):
-        return AttemptFailedError(status_of(error))
+        status = status_of(error)
+        return AttemptFailedError(status, retry_delay(status.details))
+    if isinstance(error, grpc.RpcError) and (delay := retry_delay_of_call(error)) is not None:
+        return AttemptFailedError(UNEXPECTED, delay)
     return error
 
 
@@ -178,7 +186,7 @@ async def abort(context: Any, error: BaseException) -> NoReturn:
     if status.code is Code.INTERNAL and not isinstance(error, ServiceError):
         _log.error("an RPC failed unexpectedly", exc_info=error)
     proto = _fitting(status_to_proto(status))
-    trailers = (("grpc-status-details-bin", proto.SerializeToString()),)
+    trailers = ((STATUS_TRAILER, proto.SerializeToString()),)
     await context.abort(_GRPC_CODES[proto.code], proto.message, trailers)
     raise AssertionError  # abort raises
 
