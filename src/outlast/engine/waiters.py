@@ -44,10 +44,10 @@ class WaiterHub:
         self._clock = clock
         self._max_waiters = max_waiters
         self._poll_seconds = poll_seconds
-        self._waiters: dict[str, set[_Waiter]] = {}
+        self._waiters: dict[str, dict[_Waiter, None]] = {}  # answered in the order they came
         self._count = 0
         self._released = False
-        self._to_read: set[str] = set()
+        self._to_read: dict[str, None] = {}
         self._work = asyncio.Event()
         self._unsubscribe = store.changes.subscribe(self._on_changes)
         self.tasks = (
@@ -111,12 +111,12 @@ class WaiterHub:
         await asyncio.wait(self.tasks)
 
     def _add(self, name: str, waiter: _Waiter) -> None:
-        self._waiters.setdefault(name, set()).add(waiter)
+        self._waiters.setdefault(name, {})[waiter] = None
         self._count += 1
 
     def _remove(self, name: str, waiter: _Waiter) -> None:
         waiters = self._waiters[name]
-        waiters.discard(waiter)
+        del waiters[waiter]
         self._count -= 1
         if not waiters:
             del self._waiters[name]
@@ -143,7 +143,7 @@ class WaiterHub:
             _resolve(waiter, answer)
 
     def _read_soon(self, names: Iterable[str]) -> None:
-        self._to_read.update(names)
+        self._to_read.update(dict.fromkeys(names))
         self._work.set()
 
     async def _read_changed(self) -> None:
@@ -151,8 +151,8 @@ class WaiterHub:
         while True:
             await self._work.wait()
             self._work.clear()
-            names, self._to_read = self._to_read, set()
-            names.intersection_update(self._waiters)
+            names = [name for name in self._to_read if name in self._waiters]
+            self._to_read = {}
             if not names:
                 continue
             try:
