@@ -15,7 +15,7 @@ from tests.chaos.run import Report, run
 def main() -> int:
     """Run once; return the exit status: 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long trouble is made")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long the load lasts")
     parser.add_argument("--seed", type=int, help="what is done and when; random if not given")
     options = parser.parse_args()
     seed = secrets.randbelow(10**6) if options.seed is None else options.seed

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tests.chaos.history import Call, Entry, History, Snapshot
 
-WAIT_BOUND_SECONDS = 4.0
+WAIT_BOUND_SECONDS = 3.0
 """How long after an end a waiting call may be answered: 0.25 s, on a busy machine."""
 
 _NO_ANSWER = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"}

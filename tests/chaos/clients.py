@@ -47,6 +47,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
+        self.faults: list[str] = []
 
     async def start(self, server: Server, request: script_pb2.RunScriptRequest) -> Call:
         """Start an operation."""
@@ -148,6 +149,8 @@ class Client:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             name, tries = await self._start()
+            if not name:
+                return
             # What is deleted gives its request_id back: a start that comes late takes it.
             await self._follow(name, end, may_delete=tries == 1)
 
@@ -155,7 +158,10 @@ class Client:
         return self._random.choice(self._servers)
 
     async def _start(self) -> tuple[str, int]:
-        """Start an operation, with one request_id however often that takes."""
+        """Start an operation, with one request_id however often that takes.
+
+        Returns its name, nothing if no server takes it, and the number of tries.
+        """
         request = script_pb2.RunScriptRequest(
             parent=self.parent,
             steps=[script_pb2.Step(**step) for step in self._steps()],
@@ -172,7 +178,8 @@ class Client:
                 if call.code == "OK":
                     return call.snapshots[0].name, tries
             await asyncio.sleep(self._random.uniform(0.02, 0.2))
-        raise TimeoutError(f"no server took the request {request.request_id}")
+        self._recorder.faults.append(f"no server took the request {request.request_id}")
+        return "", tries
 
     def _steps(self) -> Iterator[dict[str, Any]]:
         random = self._random
@@ -202,7 +209,7 @@ class Client:
             weights = [50, 25, 2, 10, 15 if doomed else 0]
             match random.choices(kinds, weights)[0]:
                 case "wait":
-                    call = await recorder.wait(self._choose(), name, random.uniform(0.1, 6.0))
+                    call = await recorder.wait(self._choose(), name, random.uniform(0.1, 8.0))
                 case "get":
                     call = await recorder.get(self._choose(), name)
                 case "cancel":

@@ -24,6 +24,8 @@ from tests.chaos.servers import (
 SERVERS = 3
 CLIENTS = 16
 
+_TROUBLED = 0.85
+"""The part of the time in which there is trouble: in the rest callers have no excuse."""
 _FINISH_SECONDS = 60.0
 """How long the servers may take in peace for what is left."""
 
@@ -56,7 +58,7 @@ def _listed(counts: Counter[str]) -> str:
 
 
 async def run(folder: Path, *, seconds: float, seed: int) -> Report:
-    """Make trouble for so many seconds, then let everything end, and check what was seen."""
+    """Have a load for so many seconds, and trouble; let everything end, and check what was seen."""
     recorder = Recorder()
     async with started(folder, SERVERS) as servers:
         clients = [
@@ -65,7 +67,8 @@ async def run(folder: Path, *, seconds: float, seed: int) -> Report:
         ]
         async with asyncio.TaskGroup() as group:
             for server in servers:
-                group.create_task(trouble(server, Random(f"{seed} {server.name}"), seconds))
+                chance = Random(f"{seed} {server.name}")
+                group.create_task(trouble(server, chance, _TROUBLED * seconds))
             for client in clients:
                 group.create_task(client.live(seconds))
         await _finish(folder)
@@ -77,7 +80,7 @@ async def run(folder: Path, *, seconds: float, seed: int) -> Report:
             outages=[outage for server in servers for outage in server.outages],
             final=final,
             unfinished=unfinished(folder),
-            faults=[*faults(servers), *file_faults(folder)],
+            faults=[*recorder.faults, *faults(servers), *file_faults(folder)],
         )
         return Report(history, count_refused(servers), check(history))
 
