@@ -50,6 +50,10 @@ class ArtifactStore:
         else:
             self._files.pipe_file(self._path(name), data)
 
+    def exists(self, name: str) -> bool:
+        """Whether there is a file."""
+        return bool(self._files.exists(self._path(name)))
+
     def folders(self, name: str) -> Sequence[str]:
         """Return the last parts of the names of a folder's folders, in order."""
         with suppress(FileNotFoundError):

@@ -1,10 +1,11 @@
 """The imaging service: what each RPC does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from google.protobuf import empty_pb2
 from google.rpc import status_pb2
@@ -23,7 +24,15 @@ from outlast_imaging.limits import MAX_PROCESS_TRIES, MAX_TOLD_FAILURES
 from outlast_imaging.names import check_album, check_derivative, check_image, image_of_operation
 from outlast_imaging.sources import Location, SourceFolder, list_photos
 from outlast_imaging.specs import resolve_all
-from outlast_imaging.work import failed_photo, import_photo, make_derivative, take_photo
+from outlast_imaging.work import (
+    failed_photo,
+    import_photo,
+    make_derivative,
+    original,
+    take_photo,
+)
+
+T = TypeVar("T")
 
 _NONE_IMPORTED = (
     "None of the requests succeeded, refer to the ImportImagesMetadata.failed_requests "
@@ -39,7 +48,7 @@ class ImagingService(imaging_pb2_grpc.ImagingServiceServicer):
 
     Every image, and each of its derivatives, is made under a name that follows from
     its operation, and is recorded as a step: work that was interrupted goes on with the
-    first step that has no record.
+    first step that has no record, or has lost its file.
     """
 
     def __init__(self, *, artifacts: str = "artifacts", root: Path | None = None) -> None:
@@ -101,18 +110,16 @@ class ImagingService(imaging_pb2_grpc.ImagingServiceServicer):
             metadata.image = image
             await operation.progress(total=total, stage="describe", message="decoding")
         source = self._locate(request.uri) if request.HasField("uri") else request.content
-        description: imaging_pb2.PhotoDescription = await operation.step(
-            "describe", operation.run_in_process, take_photo, store, image, source
-        )
+        take = partial(take_photo, store, image, source)
+        description = await self._make(operation, "describe", take, partial(original, image))
         if not metadata.HasField("description"):
             metadata.description.CopyFrom(description)
             await operation.progress(completed=1, total=total, stage="derive", message="described")
         derivatives = []
         for number, spec in enumerate(specs, start=1):
-            derivative: imaging_pb2.Derivative = await operation.step(
-                f"derivative {number}",
-                operation.run_in_process,
-                *(make_derivative, store, image, description, spec),
+            derive = partial(make_derivative, store, image, description, spec)
+            derivative = await self._make(
+                operation, f"derivative {number}", derive, lambda made: made.name
             )
             derivatives.append(derivative)
             if derivative.name not in metadata.derivatives:
@@ -124,11 +131,26 @@ class ImagingService(imaging_pb2_grpc.ImagingServiceServicer):
                     message=derivative.name.rpartition("/")[2],
                 )
         made = imaging_pb2.Image(name=image, description=description, derivatives=derivatives)
-        published: imaging_pb2.Image = await operation.step(
-            "publish", self._catalogue.publish, made
-        )
+        published = await operation.run_in_thread(self._catalogue.publish, made)
         await operation.progress(completed=total, total=total, stage="publish", message="done")
         return published
+
+    async def _make(
+        self,
+        operation: outlast.OperationContext[imaging_pb2.ProcessImageMetadata],
+        key: str,
+        function: Callable[[], T],
+        file: Callable[[T], str],
+    ) -> T:
+        """Take a step that makes a file, in a process, and return what it says of the file.
+
+        A record without the file counts for nothing: an operation that is cancelled
+        removes its files, and one that redrives it takes over its records.
+        """
+        made: T = await operation.step(key, operation.run_in_process, function)
+        if await operation.run_in_thread(self._artifacts.exists, file(made)):
+            return made
+        return await operation.run_in_process(function)
 
     def _check_import(self, request: imaging_pb2.ImportImagesRequest) -> None:
         check_album(request.parent)

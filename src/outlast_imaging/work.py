@@ -27,7 +27,7 @@ def take_photo(store: str, image: str, source: bytes | Location) -> imaging_pb2.
     """Describe a photograph and keep its original; ImagingError, and then nothing is kept."""
     data = source if isinstance(source, bytes) else read_photo(source)
     description = describe(data)
-    ArtifactStore(store).write(_original(image, description), data)
+    ArtifactStore(store).write(original(image, description), data)
     return description
 
 
@@ -39,7 +39,7 @@ def make_derivative(
 ) -> imaging_pb2.Derivative:
     """Make the derivative of a kept photograph that a resolved spec asks for."""
     artifacts = ArtifactStore(store)
-    rendering = render(artifacts.read(_original(image, description)), spec)
+    rendering = render(artifacts.read(original(image, description)), spec)
     name = f"{image}/derivatives/{derivative_id(spec)}"
     artifacts.write(name, rendering.data)
     return imaging_pb2.Derivative(
@@ -80,5 +80,6 @@ def failed_photo(error: ImagingError, photo: Location) -> status_pb2.Status:
     return status
 
 
-def _original(image: str, description: imaging_pb2.PhotoDescription) -> str:
+def original(image: str, description: imaging_pb2.PhotoDescription) -> str:
+    """Return the name of the file that a photograph is kept in as it came."""
     return f"{image}/original{SUFFIXES[description.content_type][0]}"

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from outlastapi.imaging.v1 import imaging_pb2, imaging_pb2_grpc
+from outlastapi.v1 import operations_admin_pb2_grpc
 from PIL import Image
 
 import outlast
@@ -80,6 +81,7 @@ class Client:
         server.operations.engine.store.changes.subscribe(self._hear)
         self.imaging = imaging_pb2_grpc.ImagingServiceStub(channel)
         self.operations = operations_pb2_grpc.OperationsStub(channel)
+        self.admin = operations_admin_pb2_grpc.OperationsAdminServiceStub(channel)
 
     async def wait(self, operation: operations_pb2.Operation) -> operations_pb2.Operation:
         """Return the operation once it is done."""

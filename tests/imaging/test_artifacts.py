@@ -26,6 +26,7 @@ def test_what_was_written_is_read(store):
     store.write("images/1/image.json", b"one")
 
     assert store.read("images/1/image.json") == b"one"
+    assert store.exists("images/1/image.json")
 
 
 def test_writing_again_replaces_the_whole(store):
@@ -40,6 +41,7 @@ def test_what_was_not_written_is_not_found(store):
         store.read("images/1/image.json")
     with pytest.raises(FileNotFoundError):
         next(store.read_chunks("images/1/image.json", 0))
+    assert not store.exists("images/1/image.json")
 
 
 def test_a_file_is_read_in_chunks_from_anywhere(store):

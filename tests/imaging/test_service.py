@@ -11,6 +11,7 @@ from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
 from outlastapi.imaging.v1 import imaging_pb2
 from outlastapi.imaging.v1.imaging_pb2 import DerivativeSpec
+from outlastapi.v1 import operations_admin_pb2
 from outlastapi.v1.operation_metadata_pb2 import OperationMetadata
 from PIL import Image
 
@@ -190,9 +191,9 @@ async def test_a_request_that_is_only_checked_makes_nothing(serve, tmp_path, enc
 @pytest.fixture
 def long_request(encode):
     """Ask for what takes seconds."""
-    photo = encode(Image.effect_noise((1000, 750), 90).convert("RGB"), quality=60)
+    photo = encode(Image.effect_noise((600, 450), 90).convert("RGB"), quality=60)
     specs = [
-        DerivativeSpec(width=1000 - each, format=DerivativeSpec.AVIF, quality=90)
+        DerivativeSpec(width=600 - each, format=DerivativeSpec.AVIF, quality=90)
         for each in range(16)
     ]
     return imaging_pb2.ProcessImageRequest(content=photo, derivatives=specs)
@@ -217,6 +218,30 @@ async def test_of_a_cancelled_operation_nothing_is_left(serve, tmp_path, long_re
 
     assert operation.error.code == outlast.Code.CANCELLED
     assert not (tmp_path / "artifacts" / metadata.image).exists()
+
+
+async def test_a_cancelled_operation_that_is_redriven_makes_its_files_anew(
+    serve, tmp_path, long_request
+):
+    del long_request.derivatives[3:]
+    async with serve() as client:
+        operation = await client.imaging.ProcessImage(long_request)
+        await until_derived(client, operation, 1)
+        await client.operations.CancelOperation(
+            operations_pb2.CancelOperationRequest(name=operation.name)
+        )
+        await client.wait(operation)
+        operation = await client.admin.RedriveOperation(
+            operations_admin_pb2.RedriveOperationRequest(name=operation.name)
+        )
+        image = client.response(await client.wait(operation), imaging_pb2.Image)
+        got = await client.imaging.GetImage(imaging_pb2.GetImageRequest(name=image.name))
+
+    assert got == image
+    files = [tmp_path / "artifacts" / each.name for each in image.derivatives]
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    assert digests == [each.sha256 for each in image.derivatives]
+    assert len(digests) == 3
 
 
 async def test_work_that_was_interrupted_goes_on_where_it_was(serve, tmp_path, long_request):

@@ -567,7 +567,8 @@ class ImportImagesMetadata(_message.Message):
     def failed_requests(self) -> _containers.MessageMap[_builtins.int, _status_pb2.Status]:
         """Why photographs failed, by their position in the order of their names, from 0.
         The first 200 are told. The file's name, at most 80 bytes of it, is in the
-        metadata of each ErrorInfo, as `photo`.
+        metadata of each ErrorInfo, as `photo`. One that brought down the process that
+        worked on it, three times, has UNAVAILABLE and the reason PROCESS_DIED.
         """
 
     def __init__(
