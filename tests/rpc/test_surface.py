@@ -6,8 +6,10 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.api import annotations_pb2, field_behavior_pb2
 from google.longrunning import operations_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 GENERATED = Path(__file__).parents[2] / "generated"
@@ -46,13 +48,32 @@ def our_files():
     return [importlib.import_module(name).DESCRIPTOR for name in names]
 
 
-def long_running_methods():
-    """Return the methods that start operations of a type of their own."""
+def our_methods():
     return [
         method
         for file in our_files()
         for service in file.services_by_name.values()
         for method in service.methods
+    ]
+
+
+def request_fields():
+    """Return every field that callers of our methods set, at any depth."""
+    found = {}
+    left = [method.input_type for method in our_methods()]
+    while left:
+        message = left.pop()
+        if message.full_name.startswith("outlastapi.") and message.full_name not in found:
+            found[message.full_name] = message.fields
+            left += [field.message_type for field in message.fields if field.message_type]
+    return [field for fields in found.values() for field in fields]
+
+
+def long_running_methods():
+    """Return the methods that start operations of a type of their own."""
+    return [
+        method
+        for method in our_methods()
         if method.output_type.full_name == "google.longrunning.Operation"
         and method.name != "RedriveOperation"  # as GetOperation: it returns those of any method
     ]
@@ -140,6 +161,20 @@ def test_every_method_that_returns_an_operation_says_what_it_leads_to():
         assert not method.server_streaming
 
 
+def test_every_method_has_a_path_in_http():
+    assert len(our_methods()) >= 7
+    for method in our_methods():
+        rule = method.GetOptions().Extensions[annotations_pb2.http]
+        assert rule.WhichOneof("pattern"), method.full_name
+
+
+def test_every_field_of_a_request_says_how_it_behaves():
+    fields = request_fields()
+    assert len(fields) >= 40
+    for field in fields:
+        assert field.GetOptions().Extensions[field_behavior_pb2.field_behavior], field.full_name
+
+
 @pytest.mark.assertion(5)
 def test_no_proto_of_ours_creates_or_copies_operations():
     for file in our_files():
@@ -160,3 +195,19 @@ async def test_reflection_resolves_every_response_and_metadata_type(serving):
                 full = name if "." in name else f"{package}.{name}"
                 files = await files_of(client.channel, full)
                 assert any(full.startswith(f"{file.package}.") for file in files)
+
+
+async def test_the_health_of_every_service_is_told(serving):
+    async with serving() as client:
+        stub = health_pb2_grpc.HealthStub(client.channel)
+        for name in (
+            "",
+            "google.longrunning.Operations",
+            "outlastapi.script.v1.ScriptService",
+            "outlastapi.v1.OperationsAdminService",
+        ):
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=20)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Check(health_pb2.HealthCheckRequest(service="unknown"), timeout=20)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND

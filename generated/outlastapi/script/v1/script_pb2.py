@@ -31,7 +31,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from outlastapi.v1 import operation_metadata_pb2 as outlastapi_dot_v1_dot_operation__metadata__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!outlastapi/script/v1/script.proto\x12\x14outlastapi.script.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a#google/longrunning/operations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a&outlastapi/v1/operation_metadata.proto\"\xb5\x01\n\x10RunScriptRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12/\n\x05steps\x18\x02 \x03(\x0b\x32\x1a.outlastapi.script.v1.StepB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1b\n\rexclusive_key\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"[\n\x12\x45raseScriptRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12/\n\x05steps\x18\x02 \x03(\x0b\x32\x1a.outlastapi.script.v1.StepB\x04\xe2\x41\x01\x01\"\xf9\x06\n\x04Step\x12*\n\x05sleep\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x37\n\x08progress\x18\x02 \x01(\x0b\x32#.outlastapi.script.v1.Step.ProgressH\x00\x12@\n\rfail_attempts\x18\x03 \x01(\x0b\x32\'.outlastapi.script.v1.Step.FailAttemptsH\x00\x12\"\n\x04\x66\x61il\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x1d\n\x13ignore_cancellation\x18\x05 \x01(\x08H\x00\x12*\n\x05\x62lock\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x16\n\x0ckill_process\x18\x07 \x01(\x08H\x00\x12\x33\n\x06\x61nswer\x18\x08 \x01(\x0b\x32!.outlastapi.script.v1.Step.AnswerH\x00\x12\x35\n\x07\x64urable\x18\t \x01(\x0b\x32\".outlastapi.script.v1.Step.DurableH\x00\x12\x1b\n\x11\x61nswer_wrong_type\x18\n \x01(\x08H\x00\x12\x0e\n\x04\x65xit\x18\x0b \x01(\x08H\x00\x12\x0f\n\x05raise\x18\x0c \x01(\tH\x00\x12@\n\rkill_attempts\x18\r \x01(\x0b\x32\'.outlastapi.script.v1.Step.KillAttemptsH\x00\x1aO\n\x08Progress\x12\x17\n\tcompleted\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x13\n\x05total\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x15\n\x07message\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x1a:\n\x0c\x46\x61ilAttempts\x12\x16\n\x08\x61ttempts\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04\x63ode\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x1a&\n\x0cKillAttempts\x12\x16\n\x08\x61ttempts\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x1a\x30\n\x06\x41nswer\x12\x12\n\x04size\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04text\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x1a\x66\n\x07\x44urable\x12\x11\n\x03key\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07witness\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x42\x08\n\x06\x61\x63tion\"C\n\x11RunScriptResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\"\xe0\x01\n\x11RunScriptMetadata\x12\x39\n\toperation\x18\x01 \x01(\x0b\x32 .outlastapi.v1.OperationMetadataB\x04\xe2\x41\x01\x03\x12\x19\n\x0bsteps_taken\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12G\n\x05taken\x18\x03 \x03(\x0b\x32\x32.outlastapi.script.v1.RunScriptMetadata.TakenEntryB\x04\xe2\x41\x01\x03\x1a,\n\nTakenEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\x32\xa1\x03\n\rScriptService\x12\xb9\x01\n\tRunScript\x12&.outlastapi.script.v1.RunScriptRequest\x1a\x1d.google.longrunning.Operation\"e\xca\x41&\n\x11RunScriptResponse\x12\x11RunScriptMetadata\x82\xd3\xe4\x93\x02\x36\"\x0f/v1/scripts:run:\x01*Z \"\x1b/v1/{parent=**}/scripts:run:\x01*\x12\xd3\x01\n\x0b\x45raseScript\x12(.outlastapi.script.v1.EraseScriptRequest\x1a\x1d.google.longrunning.Operation\"{\xca\x41\x38\n\x15google.protobuf.Empty\x12\x1foutlastapi.v1.OperationMetadata\x82\xd3\xe4\x93\x02:\"\x11/v1/scripts:erase:\x01*Z\"\"\x1d/v1/{parent=**}/scripts:erase:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!outlastapi/script/v1/script.proto\x12\x14outlastapi.script.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/api/field_info.proto\x1a#google/longrunning/operations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a&outlastapi/v1/operation_metadata.proto\"\xb5\x01\n\x10RunScriptRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12/\n\x05steps\x18\x02 \x03(\x0b\x32\x1a.outlastapi.script.v1.StepB\x04\xe2\x41\x01\x01\x12 \n\nrequest_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xe2\x8c\xcf\xd7\x08\x02\x08\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x1b\n\rexclusive_key\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"[\n\x12\x45raseScriptRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12/\n\x05steps\x18\x02 \x03(\x0b\x32\x1a.outlastapi.script.v1.StepB\x04\xe2\x41\x01\x01\"\xc7\x07\n\x04Step\x12\x30\n\x05sleep\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01H\x00\x12=\n\x08progress\x18\x02 \x01(\x0b\x32#.outlastapi.script.v1.Step.ProgressB\x04\xe2\x41\x01\x01H\x00\x12\x46\n\rfail_attempts\x18\x03 \x01(\x0b\x32\'.outlastapi.script.v1.Step.FailAttemptsB\x04\xe2\x41\x01\x01H\x00\x12(\n\x04\x66\x61il\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x01H\x00\x12#\n\x13ignore_cancellation\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x12\x30\n\x05\x62lock\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01H\x00\x12\x1c\n\x0ckill_process\x18\x07 \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x12\x39\n\x06\x61nswer\x18\x08 \x01(\x0b\x32!.outlastapi.script.v1.Step.AnswerB\x04\xe2\x41\x01\x01H\x00\x12;\n\x07\x64urable\x18\t \x01(\x0b\x32\".outlastapi.script.v1.Step.DurableB\x04\xe2\x41\x01\x01H\x00\x12!\n\x11\x61nswer_wrong_type\x18\n \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x12\x14\n\x04\x65xit\x18\x0b \x01(\x08\x42\x04\xe2\x41\x01\x01H\x00\x12\x15\n\x05raise\x18\x0c \x01(\tB\x04\xe2\x41\x01\x01H\x00\x12\x46\n\rkill_attempts\x18\r \x01(\x0b\x32\'.outlastapi.script.v1.Step.KillAttemptsB\x04\xe2\x41\x01\x01H\x00\x1aO\n\x08Progress\x12\x17\n\tcompleted\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x13\n\x05total\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x15\n\x07message\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x1a:\n\x0c\x46\x61ilAttempts\x12\x16\n\x08\x61ttempts\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04\x63ode\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x1a&\n\x0cKillAttempts\x12\x16\n\x08\x61ttempts\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x1a\x30\n\x06\x41nswer\x12\x12\n\x04size\x18\x01 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12\x12\n\x04text\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x1a\x66\n\x07\x44urable\x12\x11\n\x03key\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x15\n\x07witness\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x31\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x01\x42\x08\n\x06\x61\x63tion\"C\n\x11RunScriptResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\"\xe0\x01\n\x11RunScriptMetadata\x12\x39\n\toperation\x18\x01 \x01(\x0b\x32 .outlastapi.v1.OperationMetadataB\x04\xe2\x41\x01\x03\x12\x19\n\x0bsteps_taken\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12G\n\x05taken\x18\x03 \x03(\x0b\x32\x32.outlastapi.script.v1.RunScriptMetadata.TakenEntryB\x04\xe2\x41\x01\x03\x1a,\n\nTakenEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\x32\xa1\x03\n\rScriptService\x12\xb9\x01\n\tRunScript\x12&.outlastapi.script.v1.RunScriptRequest\x1a\x1d.google.longrunning.Operation\"e\xca\x41&\n\x11RunScriptResponse\x12\x11RunScriptMetadata\x82\xd3\xe4\x93\x02\x36\"\x0f/v1/scripts:run:\x01*Z \"\x1b/v1/{parent=**}/scripts:run:\x01*\x12\xd3\x01\n\x0b\x45raseScript\x12(.outlastapi.script.v1.EraseScriptRequest\x1a\x1d.google.longrunning.Operation\"{\xca\x41\x38\n\x15google.protobuf.Empty\x12\x1foutlastapi.v1.OperationMetadata\x82\xd3\xe4\x93\x02:\"\x11/v1/scripts:erase:\x01*Z\"\"\x1d/v1/{parent=**}/scripts:erase:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -74,6 +74,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STEP_DURABLE'].fields_by_name['witness']._serialized_options = b'\342A\001\001'
   _globals['_STEP_DURABLE'].fields_by_name['duration']._loaded_options = None
   _globals['_STEP_DURABLE'].fields_by_name['duration']._serialized_options = b'\342A\001\001'
+  _globals['_STEP'].fields_by_name['sleep']._loaded_options = None
+  _globals['_STEP'].fields_by_name['sleep']._serialized_options = b'\342A\001\001'
+  _globals['_STEP'].fields_by_name['progress']._loaded_options = None
+  _globals['_STEP'].fields_by_name['progress']._serialized_options = b'\342A\001\001'
+  _globals['_STEP'].fields_by_name['fail_attempts']._loaded_options = None
+  _globals['_STEP'].fields_by_name['fail_attempts']._serialized_options = b'\342A\001\001'
+  _globals['_STEP'].fields_by_name['fail']._loaded_options = None
+  _globals['_STEP'].fields_by_name['fail']._serialized_options = b'\342A\001\001'
+  _globals['_STEP'].fields_by_name['ignore_cancellation']._loaded_options = None
+  _globals['_STEP'].fields_by_name['ignore_cancellation']._serialized_options = b'\342A\001\001'
+  _globals['_STEP'].fields_by_name['block']._loaded_options = None
+  _globals['_STEP'].fields_by_name['block']._serialized_options = b'\342A\001\001'
+  _globals['_STEP'].fields_by_name['kill_process']._loaded_options = None
+  _globals['_STEP'].fields_by_name['kill_process']._serialized_options = b'\342A\001\001'
+  _globals['_STEP'].fields_by_name['answer']._loaded_options = None
+  _globals['_STEP'].fields_by_name['answer']._serialized_options = b'\342A\001\001'
+  _globals['_STEP'].fields_by_name['durable']._loaded_options = None
+  _globals['_STEP'].fields_by_name['durable']._serialized_options = b'\342A\001\001'
+  _globals['_STEP'].fields_by_name['answer_wrong_type']._loaded_options = None
+  _globals['_STEP'].fields_by_name['answer_wrong_type']._serialized_options = b'\342A\001\001'
+  _globals['_STEP'].fields_by_name['exit']._loaded_options = None
+  _globals['_STEP'].fields_by_name['exit']._serialized_options = b'\342A\001\001'
+  _globals['_STEP'].fields_by_name['raise']._loaded_options = None
+  _globals['_STEP'].fields_by_name['raise']._serialized_options = b'\342A\001\001'
+  _globals['_STEP'].fields_by_name['kill_attempts']._loaded_options = None
+  _globals['_STEP'].fields_by_name['kill_attempts']._serialized_options = b'\342A\001\001'
   _globals['_RUNSCRIPTMETADATA_TAKENENTRY']._loaded_options = None
   _globals['_RUNSCRIPTMETADATA_TAKENENTRY']._serialized_options = b'8\001'
   _globals['_RUNSCRIPTMETADATA'].fields_by_name['operation']._loaded_options = None
@@ -91,23 +117,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ERASESCRIPTREQUEST']._serialized_start=469
   _globals['_ERASESCRIPTREQUEST']._serialized_end=560
   _globals['_STEP']._serialized_start=563
-  _globals['_STEP']._serialized_end=1452
-  _globals['_STEP_PROGRESS']._serialized_start=1109
-  _globals['_STEP_PROGRESS']._serialized_end=1188
-  _globals['_STEP_FAILATTEMPTS']._serialized_start=1190
-  _globals['_STEP_FAILATTEMPTS']._serialized_end=1248
-  _globals['_STEP_KILLATTEMPTS']._serialized_start=1250
-  _globals['_STEP_KILLATTEMPTS']._serialized_end=1288
-  _globals['_STEP_ANSWER']._serialized_start=1290
-  _globals['_STEP_ANSWER']._serialized_end=1338
-  _globals['_STEP_DURABLE']._serialized_start=1340
-  _globals['_STEP_DURABLE']._serialized_end=1442
-  _globals['_RUNSCRIPTRESPONSE']._serialized_start=1454
-  _globals['_RUNSCRIPTRESPONSE']._serialized_end=1521
-  _globals['_RUNSCRIPTMETADATA']._serialized_start=1524
-  _globals['_RUNSCRIPTMETADATA']._serialized_end=1748
-  _globals['_RUNSCRIPTMETADATA_TAKENENTRY']._serialized_start=1704
-  _globals['_RUNSCRIPTMETADATA_TAKENENTRY']._serialized_end=1748
-  _globals['_SCRIPTSERVICE']._serialized_start=1751
-  _globals['_SCRIPTSERVICE']._serialized_end=2168
+  _globals['_STEP']._serialized_end=1530
+  _globals['_STEP_PROGRESS']._serialized_start=1187
+  _globals['_STEP_PROGRESS']._serialized_end=1266
+  _globals['_STEP_FAILATTEMPTS']._serialized_start=1268
+  _globals['_STEP_FAILATTEMPTS']._serialized_end=1326
+  _globals['_STEP_KILLATTEMPTS']._serialized_start=1328
+  _globals['_STEP_KILLATTEMPTS']._serialized_end=1366
+  _globals['_STEP_ANSWER']._serialized_start=1368
+  _globals['_STEP_ANSWER']._serialized_end=1416
+  _globals['_STEP_DURABLE']._serialized_start=1418
+  _globals['_STEP_DURABLE']._serialized_end=1520
+  _globals['_RUNSCRIPTRESPONSE']._serialized_start=1532
+  _globals['_RUNSCRIPTRESPONSE']._serialized_end=1599
+  _globals['_RUNSCRIPTMETADATA']._serialized_start=1602
+  _globals['_RUNSCRIPTMETADATA']._serialized_end=1826
+  _globals['_RUNSCRIPTMETADATA_TAKENENTRY']._serialized_start=1782
+  _globals['_RUNSCRIPTMETADATA_TAKENENTRY']._serialized_end=1826
+  _globals['_SCRIPTSERVICE']._serialized_start=1829
+  _globals['_SCRIPTSERVICE']._serialized_end=2246
 # @@protoc_insertion_point(module_scope)
