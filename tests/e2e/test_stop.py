@@ -1,7 +1,9 @@
 """Servers that are asked to stop."""
 
 import signal
+import sqlite3
 from collections import Counter
+from contextlib import closing
 from datetime import timedelta
 
 import grpc
@@ -229,3 +231,31 @@ def test_a_server_that_stops_answers_no_new_connection(serve):
     with pytest.raises(grpc.RpcError) as refused:
         server.get("operations/any")
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("signals", "grace", "seconds"),
+    [(1, "0s", 15), (2, "1h", 7)],
+    ids=["in time", "at once by a second signal"],
+)
+def test_a_server_ends_although_its_store_is_locked(
+    serve, folder, eventually, state_of, *, signals, grace, seconds
+):
+    server = serve("--script", "--grace", grace, "--lease", "1h")
+    name = server.run_script(durable("long", folder / "runs", timedelta(hours=1)))
+    eventually((folder / "runs").exists)
+    watch = health(server)
+    assert next(watch).status == SERVING
+    with closing(sqlite3.connect(folder / "outlast.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+
+        server.terminate()
+        assert next(watch).status == NOT_SERVING
+        if signals > 1:
+            server.terminate()
+
+        assert server.process.wait(seconds) == 0
+    assert "left to its lease" in server.log
+    server = serve("--script")
+    assert state_of(server.get(name)).state == OperationMetadata.RUNNING
