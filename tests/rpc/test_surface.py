@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc
@@ -197,17 +198,35 @@ async def test_reflection_resolves_every_response_and_metadata_type(serving):
                 assert any(full.startswith(f"{file.package}.") for file in files)
 
 
+SERVED = (
+    "",
+    "google.longrunning.Operations",
+    "outlastapi.script.v1.ScriptService",
+    "outlastapi.v1.OperationsAdminService",
+)
+
+
 async def test_the_health_of_every_service_is_told(serving):
     async with serving() as client:
         stub = health_pb2_grpc.HealthStub(client.channel)
-        for name in (
-            "",
-            "google.longrunning.Operations",
-            "outlastapi.script.v1.ScriptService",
-            "outlastapi.v1.OperationsAdminService",
-        ):
+        for name in SERVED:
             answer = await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=20)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Check(health_pb2.HealthCheckRequest(service="unknown"), timeout=20)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_no_service_is_healthy_while_the_server_stops(serving, connected):
+    async with AsyncExitStack() as outlasting:
+        async with serving() as client:
+            elsewhere = await outlasting.enter_async_context(connected(client.server.address))
+            stub = health_pb2_grpc.HealthStub(elsewhere.channel)
+            watches = [
+                stub.Watch(health_pb2.HealthCheckRequest(service=name), timeout=20)
+                for name in SERVED
+            ]
+            for watch in watches:
+                assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        for watch in watches:
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
