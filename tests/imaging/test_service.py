@@ -117,6 +117,16 @@ async def test_a_request_that_cannot_be_met_starts_nothing(serve, fields, code, 
         assert await client.operation_count() == 0
 
 
+async def test_a_photo_that_is_larger_than_a_request_may_be_starts_nothing(serve, encode, scene):
+    async with serve() as client:
+        request = imaging_pb2.ProcessImageRequest(content=bytes(5 * 1024 * 1024))
+
+        refused = await client.refusal(client.imaging.ProcessImage(request))
+        assert refused == (grpc.StatusCode.RESOURCE_EXHAUSTED, "PAYLOAD_TOO_LARGE")
+        assert await client.operation_count() == 0
+        await client.process(encode(scene), SMALL)
+
+
 async def failure(client, **source):
     operation = await client.wait(
         await client.imaging.ProcessImage(imaging_pb2.ProcessImageRequest(**source))
@@ -347,8 +357,8 @@ async def test_a_list_of_something_else_is_refused(serve):
             imaging_pb2.ListImagesRequest(page_size=-1),
             imaging_pb2.ListImagesRequest(page_token="forged"),
         ):
-            code, _ = await client.refusal(client.imaging.ListImages(request))
-            assert code == grpc.StatusCode.INVALID_ARGUMENT
+            refused = await client.refusal(client.imaging.ListImages(request))
+            assert refused == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
 
 
 @pytest.mark.assertion(46)

@@ -155,9 +155,9 @@ async def test_a_wait_that_its_caller_gives_up_leaves_nothing_behind(serving):
     async with serving() as client:
         started = await client.running(await client.run(LONG))
         request = operations_pb2.WaitOperationRequest(name=started.name)
-        for _ in range(5):
-            calls = [client.operations.WaitOperation(request) for _ in range(200)]
-            await client.until(lambda: client.engine.waiting == 200)
+        for _ in range(10):
+            calls = [client.operations.WaitOperation(request) for _ in range(1000)]
+            await client.until(lambda: client.engine.waiting == 1000)
             for call in calls:
                 call.cancel()
             await client.until(lambda: client.engine.waiting == 0)
