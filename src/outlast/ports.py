@@ -98,7 +98,8 @@ class Claims:
     next_ready_time: datetime | None
     """When the next operation of the asked methods becomes ready, if nothing changes.
 
-    None if none is known; in the past if more are ready than were given.
+    None if none is known; in the past if more are ready than were given. Suspects do
+    not matter when no more of them may be given.
     """
 
 
@@ -207,12 +208,19 @@ class OperationStore(ABC):
 
     @abstractmethod
     async def claim(
-        self, worker: str, slots: Mapping[str, int], limit: int, lease: timedelta
+        self,
+        worker: str,
+        slots: Mapping[str, int],
+        limit: int,
+        lease: timedelta,
+        *,
+        suspects: int = 1,
     ) -> Claims:
         """Give a worker operations that are ready, the longest ready first.
 
         At most `limit` in all and `slots[method]` of each method; other methods are
-        never given. Ready are PENDING operations that are due and RUNNING ones whose
+        never given. At most `suspects` of them are suspects (`trial.is_suspect`); more
+        of these hold up nothing that is behind them. Ready are PENDING operations that are due and RUNNING ones whose
         lease ran out. Each is given to one worker, under a lease with a new epoch and
         of the given length. What `transitions.claim` ends instead is ended, and may
         count towards these limits.

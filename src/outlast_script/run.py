@@ -6,6 +6,7 @@ import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from uuid import uuid4
 
 from outlastapi.script.v1 import script_pb2
 
@@ -25,6 +26,8 @@ class Run:
         self._operation = operation
         self._ignores_cancellation = False
         self._answers_wrongly = False
+        self._id = uuid4().hex
+        self._kills = 0
         self._response = script_pb2.RunScriptResponse(attempt=operation.attempt)
 
     @property
@@ -59,6 +62,8 @@ class Run:
                 self._response.payload = bytes(step.answer.size)
             case "durable":
                 await self._operation.step(step.durable.key, self._take_once, step.durable)
+            case "kill_process" if step.kill_process:
+                await self._kill_once()
             case "answer_wrong_type":
                 self._answers_wrongly = step.answer_wrong_type
             case _:
@@ -80,12 +85,20 @@ class Run:
                 raise RuntimeError(getattr(step, "raise"))
             case "exit" if step.exit:
                 raise SystemExit
-            case "kill_process" if step.kill_process and attempt == 1:
-                os._exit(KILLED)
             case "kill_attempts" if attempt <= (step.kill_attempts.attempts or attempt):
                 os._exit(KILLED)
             case _:  # what was told not to
                 pass
+
+    async def _kill_once(self) -> None:
+        """Kill the process, unless an earlier run came here and did."""
+        self._kills += 1
+        first = await self._operation.step(f"kill_process {self._kills}", self._identify)
+        if first == self._id:
+            os._exit(KILLED)
+
+    async def _identify(self) -> str:
+        return self._id
 
     async def _take_once(self, durable: script_pb2.Step.Durable) -> None:
         if durable.witness:

@@ -274,7 +274,7 @@ async def test_a_store_that_rejects_every_outcome_loses_the_attempt_and_no_worke
     world.store.heal()
     await world.clock.advance(31)
     operation = await world.get(name)
-    assert (operation.state, operation.attempt) == ("SUCCEEDED", 2)
+    assert (operation.state, operation.lease_epoch) == ("SUCCEEDED", 2)
 
 
 async def test_a_handler_that_gives_a_store_outage_up_is_retried(world):

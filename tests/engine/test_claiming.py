@@ -163,7 +163,7 @@ async def test_an_operation_of_a_silent_worker_is_taken_over_within_lease_and_a_
     assert handler.names == []
     await world.clock.advance(1.1)
     assert handler.names == [name]
-    assert (await world.get(name)).attempt == 2
+    assert (await world.get(name)).lease_epoch == 2
 
 
 async def test_an_outage_of_the_store_delays_claims_and_no_more(world, handler):

@@ -188,7 +188,7 @@ async def test_steps_outlive_the_process_on_disk(durable_world):
     await durable_world.clock.advance(30)
     engine = await durable_world.engine(durable_world.method(steps))
     operation = await engine.manager.wait(name, None)
-    assert (operation.state, operation.attempt) == ("SUCCEEDED", 2)
+    assert (operation.state, operation.lease_epoch) == ("SUCCEEDED", 2)
     assert steps.done == ["b"]
 
 

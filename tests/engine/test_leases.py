@@ -211,7 +211,7 @@ async def test_a_worker_that_lost_everything_to_an_outage_claims_again(world, ha
     handler.let_go.set()
     await world.clock.advance(4)
     operation = await world.get(name)
-    assert (operation.state, operation.attempt) == ("SUCCEEDED", 2)
+    assert (operation.state, operation.lease_epoch) == ("SUCCEEDED", 2)
 
 
 @pytest.mark.usefixtures("engine")

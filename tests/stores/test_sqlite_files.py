@@ -20,6 +20,7 @@ from outlast.testing.contract.driver import LEASE, METHOD, Driver
 
 HEADER = b"SQLite format 3\0"
 APPLICATION_ID = 0x4F75744C
+SCHEMA = len(connection._migrations())
 
 
 def open_and_close(path: Path, clock: ManualClock) -> None:
@@ -181,7 +182,7 @@ def test_a_store_that_was_cut_off_is_refused_and_not_touched(
         pytest.param(
             [
                 f"PRAGMA application_id = {APPLICATION_ID}",
-                "PRAGMA user_version = 1",
+                f"PRAGMA user_version = {SCHEMA}",
                 "CREATE TABLE settings (key, value)",
             ],
             "its secret is gone; restore it from a backup",
@@ -207,7 +208,7 @@ async def test_a_store_of_a_newer_schema_keeps_its_operations(
 ) -> None:
     async with SqliteStore.open(path, clock=clock) as store:
         await Driver(store, clock).insert()
-    make_database(path, "PRAGMA user_version = 2")
+    make_database(path, f"PRAGMA user_version = {SCHEMA + 1}")
     before = content_of(path)
     with pytest.raises(StoreOpenError, match="newer"):
         await asyncio.to_thread(open_and_close, path, clock)

@@ -13,7 +13,7 @@ import pytest
 from outlast.domain.errors import StoreOpenError
 from outlast.stores.sqlite import SqliteStore, connection
 from outlast.testing.clock import ManualClock
-from outlast.testing.contract.driver import Driver
+from outlast.testing.contract.driver import METHOD, Driver
 
 APPLICATION_ID = 0x4F75744C
 
@@ -35,11 +35,13 @@ def migrations() -> list[str]:
     return connection._migrations()
 
 
-def test_a_store_says_whose_it_is_and_of_which_schema(path: Path, clock: ManualClock) -> None:
+def test_a_store_says_whose_it_is_and_of_which_schema(
+    path: Path, clock: ManualClock, migrations: list[str]
+) -> None:
     open_and_close(path, clock)
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
-        assert database.execute("PRAGMA user_version").fetchone() == (len(connection._migrations()),)
+        assert database.execute("PRAGMA user_version").fetchone() == (len(migrations),)
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
@@ -80,6 +82,85 @@ async def test_a_newer_schema_is_reached_from_an_older_one(
         assert database.execute("PRAGMA user_version").fetchone() == (len(migrations) + 1,)
         indexes = database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'e'").fetchall()
         assert len(indexes) == 1
+
+
+async def test_attempts_of_before_their_epochs_were_kept_are_kept(
+    path: Path, clock: ManualClock, migrations: list[str]
+) -> None:
+    names = make_first_schema(path, clock, migrations[0])
+    async with SqliteStore.open(path, clock=clock) as store:
+        histories = {
+            name: [
+                (it.number, it.epoch, it.outcome, it.counted) for it in await store.attempts(name)
+            ]
+            for name in names
+        }
+        records = [await store.get(name) for name in names]
+        # The next attempt of what was running adds to them.
+        (claim,) = await Driver(store, clock).claim()
+        attempts = await store.attempts(claim.operation.name)
+    assert histories == {
+        "operations/running": [
+            (1, 1, "FAILED", True),
+            (2, 2, "LOST", True),
+            (3, 4, "RUNNING", True),
+        ],
+        # It was given back once, and cancelled while it waited for a retry.
+        "operations/cancelled": [(1, 1, "FAILED", True), (2, 3, "FAILED", True)],
+        "operations/new": [],
+    }
+    assert {record.interruptions for record in records} == {0}
+    assert [(it.number, it.epoch) for it in attempts] == [(1, 1), (2, 2), (3, 4), (3, 5)]
+    assert not attempts[2].counted
+
+
+def make_first_schema(path: Path, clock: ManualClock, script: str) -> list[str]:
+    """Make a file as version 0001 of the schema left it; return the names in it."""
+    micros = int(clock.now().timestamp()) * 1_000_000
+    operations = [
+        ("running", "RUNNING", 3, 4, micros, micros),
+        ("cancelled", "CANCELLED", 2, 3, None, micros),
+        ("new", "PENDING", 0, 0, micros + 3_600_000_000, None),
+    ]
+    attempts = [(1, 1, "FAILED"), (1, 2, "LOST"), (2, 1, "FAILED"), (2, 2, "FAILED")]
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(script)
+        for name, state, attempt, epoch, ready_time, started in operations:
+            database.execute(
+                """
+                INSERT INTO operations (
+                    name, parent, method, create_time, principal, request_id, request_digest,
+                    target, exclusive_key, max_attempts, retention, retried_from, state, revision,
+                    attempt, lease_epoch, ready_time, worker, update_time, start_time,
+                    attempt_start_time, dead_letter, deleted, metadata_type, metadata_value
+                ) VALUES (
+                    ?, '', ?, ?, '', '', x'', '', '', 5, 3600000000, '', ?, 9,
+                    ?, ?, ?, 'worker-1', ?, ?, ?, 0, 0, '', x''
+                )
+                """,
+                [
+                    f"operations/{name}",
+                    METHOD,
+                    micros,
+                    state,
+                    attempt,
+                    epoch,
+                    ready_time,
+                    micros,
+                    started,
+                    started,
+                ],
+            )
+        database.execute("INSERT INTO requests SELECT id, 'type', x'' FROM operations")
+        for operation, number, outcome in attempts:
+            database.execute(
+                "INSERT INTO attempts VALUES (?, ?, 'worker-1', ?, ?, ?, NULL)",
+                [operation, number, micros, micros, outcome],
+            )
+        database.execute("PRAGMA user_version = 1")
+        database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        database.commit()
+    return [f"operations/{name}" for name, *_ in operations]
 
 
 def test_processes_that_open_a_new_file_at_once_share_it(

@@ -36,7 +36,10 @@ BY_REQUEST = (
 )
 LISTED = "SEARCH o USING INDEX operations_listed (parent=?)"
 LISTED_AFTER = "SEARCH o USING INDEX operations_listed (parent=? AND create_time<?)"
-READY = "SEARCH operations USING COVERING INDEX operations_ready (method=? AND ready_time<?)"
+READY = "SEARCH operations USING INDEX operations_ready (method=? AND ready_time<?)"
+INTERRUPTED = "SEARCH operations USING INDEX operations_interrupted (method=? AND ready_time<?)"
+NEXT = "SEARCH operations USING INDEX operations_ready (method=? AND ready_time>?)"
+NEXT_OF_ALL = "SEARCH operations USING COVERING INDEX operations_ready (method=? AND ready_time>?)"
 
 HOT_QUERIES = {
     "version": (statements.VERSION, "SEARCH operations USING INDEX operations_name (name=?)"),
@@ -56,16 +59,11 @@ HOT_QUERIES = {
         statements.REDRIVE,
         "SEARCH o USING INDEX operations_redriven (retried_from=?)",
     ),
-    "ready, one method": (statements.select_ready(1), READY),
-    "ready, five methods": (statements.select_ready(5), READY),
-    "next ready, one method": (
-        statements.next_ready(1),
-        "SEARCH operations USING COVERING INDEX operations_ready (method=? AND ready_time>?)",
-    ),
-    "next ready, five methods": (
-        statements.next_ready(5),
-        "SEARCH operations USING COVERING INDEX operations_ready (method=? AND ready_time>?)",
-    ),
+    "ready, one method": (statements.select_ready(1, suspects=False), READY),
+    "ready, five methods": (statements.select_ready(5, suspects=True), READY),
+    "ready, suspects": (statements.select_ready(1, suspects=True), INTERRUPTED),
+    "next ready, one method": (statements.next_ready(1, suspects=False), NEXT),
+    "next ready, five methods": (statements.next_ready(5, suspects=True), NEXT_OF_ALL),
     "claimed": (
         statements.select_claimed(8),
         "SEARCH o USING INTEGER PRIMARY KEY (rowid=?)",

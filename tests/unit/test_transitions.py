@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import assume, given
@@ -233,8 +234,8 @@ def test_a_record_is_never_changed_in_place(operation, history):
 
 
 @given(_operations, _histories)
-def test_the_history_numbers_each_attempt_once_and_in_order(operation, history):
-    numbers = []
+def test_the_history_numbers_each_attempt_that_counts_once_and_in_order(operation, history):
+    past = []
     last = operation
     for _, before, last, _ in changes(operation, history):
         ended = transitions.ended_attempt(before, last)
@@ -242,12 +243,15 @@ def test_the_history_numbers_each_attempt_once_and_in_order(operation, history):
             assert ended.start_time == before.attempt_start_time
             assert ended.worker == before.worker
             assert ended.end_time == last.update_time
-            numbers.append(ended.number)
-    current = transitions.current_attempt(last)
-    if current is not None and current.number not in numbers:
-        numbers.append(current.number)
+            past.append(ended)
+    attempts = transitions.attempts(past, last)
+    numbers = [it.number for it in attempts if it.counted]
     assert numbers == list(range(1, len(numbers) + 1))
     assert len(numbers) == last.attempt
+    epochs = [it.epoch for it in attempts]
+    assert epochs == sorted(set(epochs))
+    for lost, following in pairwise(attempts):
+        assert following.number == lost.number + lost.counted
 
 
 @given(_operations, _histories, st.booleans())
@@ -291,7 +295,8 @@ def test_a_claim_starts_the_work():
 def test_a_second_attempt_keeps_the_start_and_the_deadline():
     first = running(timeout=30 * SECOND)
     second = transitions.claim(first, "worker-2", START + LEASE, LEASE)
-    assert second.attempt == 2
+    assert second.attempt == 1
+    assert second.interruptions == 1
     assert second.worker == "worker-2"
     assert second.start_time == START
     assert second.attempt_start_time == START + LEASE
@@ -444,18 +449,20 @@ def test_of_what_a_worker_ends_only_a_failure_before_a_retry_goes_into_the_histo
         assert (ended and ended.outcome) == outcome
 
 
-@pytest.mark.parametrize("max_attempts", [1, 2])
-def test_a_lost_attempt_goes_into_the_history(max_attempts):
+@pytest.mark.parametrize(("max_attempts", "counted"), [(1, True), (2, False)])
+def test_a_lost_attempt_goes_into_the_history(max_attempts, counted):
     operation = running(max_attempts=max_attempts)
     after = transitions.claim(operation, "worker-2", START + LEASE, LEASE)
     ended = transitions.ended_attempt(operation, after)
     assert ended is not None
-    assert (ended.number, ended.worker, ended.outcome, ended.error) == (
+    assert (ended.number, ended.epoch, ended.worker, ended.outcome, ended.error) == (
+        1,
         1,
         "worker-1",
         AttemptOutcome.LOST,
         WORKER_LOST,
     )
+    assert ended.counted == counted
 
 
 def test_writes_that_end_nothing_add_nothing_to_the_history():

@@ -88,7 +88,10 @@ class OperationMetadata(_message.Message):
     target: _builtins.str
     """The resource that the operation works on, empty if there is none."""
     attempt: _builtins.int
-    """The number of the current or latest attempt, from 1. Zero before the first."""
+    """The number of the current or latest attempt, from 1. Zero before the first.
+    An attempt that was lost with its worker, or given back by it, need not
+    count: then the next one has the same number.
+    """
     max_attempts: _builtins.int
     """How many attempts there are at most."""
     dead_letter: _builtins.bool

@@ -31,7 +31,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$outlastapi/v1/operations_admin.proto\x12\routlastapi.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"2\n\x1cListOperationAttemptsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"R\n\x1dListOperationAttemptsResponse\x12\x31\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1f.outlastapi.v1.OperationAttempt\"\xf7\x02\n\x10OperationAttempt\x12\x15\n\x07\x61ttempt\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06worker\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12>\n\x07outcome\x18\x05 \x01(\x0e\x32\'.outlastapi.v1.OperationAttempt.OutcomeB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\"c\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0b\n\x07RUNNING\x10\x01\x12\r\n\tSUCCEEDED\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\x12\r\n\tCANCELLED\x10\x04\x12\x08\n\x04LOST\x10\x05\"-\n\x17RedriveOperationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"y\n\x18RedriveOperationsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06\x66ilter\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"\x8a\x01\n\x19RedriveOperationsResponse\x12=\n\x13redriven_operations\x18\x01 \x03(\x0b\x32 .outlastapi.v1.RedrivenOperation\x12\x15\n\rskipped_count\x18\x02 \x01(\x05\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"C\n\x11RedrivenOperation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cretried_from\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"\x1b\n\x19GetQueueStatisticsRequest\"L\n\x1aGetQueueStatisticsResponse\x12.\n\x06queues\x18\x01 \x03(\x0b\x32\x1e.outlastapi.v1.QueueStatistics\"\xc1\x01\n\x0fQueueStatistics\x12\x14\n\x06method\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05ready\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x15\n\x07\x64\x65layed\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x15\n\x07running\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1a\n\x0c\x64\x65\x61\x64_letters\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x39\n\x10oldest_ready_age\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x03\x32\xee\x05\n\x16OperationsAdminService\x12\xca\x01\n\x15ListOperationAttempts\x12+.outlastapi.v1.ListOperationAttemptsRequest\x1a,.outlastapi.v1.ListOperationAttemptsResponse\"V\xda\x41\x04name\x82\xd3\xe4\x93\x02I\x12 /v1/{name=operations/*}:attemptsZ%\x12#/v1/{name=**/operations/*}:attempts\x12\x89\x01\n\x12GetQueueStatistics\x12(.outlastapi.v1.GetQueueStatisticsRequest\x1a).outlastapi.v1.GetQueueStatisticsResponse\"\x1e\xda\x41\x00\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/queueStatistics\x12\xb5\x01\n\x10RedriveOperation\x12&.outlastapi.v1.RedriveOperationRequest\x1a\x1d.google.longrunning.Operation\"Z\xda\x41\x04name\x82\xd3\xe4\x93\x02M\"\x1f/v1/{name=operations/*}:redrive:\x01*Z\'\"\"/v1/{name=**/operations/*}:redrive:\x01*\x12\xc2\x01\n\x11RedriveOperations\x12\'.outlastapi.v1.RedriveOperationsRequest\x1a(.outlastapi.v1.RedriveOperationsResponse\"Z\xda\x41\rparent,filter\x82\xd3\xe4\x93\x02\x44\"\x16/v1/operations:redrive:\x01*Z\'\"\"/v1/{parent=**}/operations:redrive:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$outlastapi/v1/operations_admin.proto\x12\routlastapi.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a#google/longrunning/operations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"2\n\x1cListOperationAttemptsRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"R\n\x1dListOperationAttemptsResponse\x12\x31\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1f.outlastapi.v1.OperationAttempt\"\x8e\x03\n\x10OperationAttempt\x12\x15\n\x07\x61ttempt\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x14\n\x06worker\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12\x34\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x32\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12>\n\x07outcome\x18\x05 \x01(\x0e\x32\'.outlastapi.v1.OperationAttempt.OutcomeB\x04\xe2\x41\x01\x03\x12\'\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x63ounted\x18\x07 \x01(\x08\x42\x04\xe2\x41\x01\x03\"c\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0b\n\x07RUNNING\x10\x01\x12\r\n\tSUCCEEDED\x10\x02\x12\n\n\x06\x46\x41ILED\x10\x03\x12\r\n\tCANCELLED\x10\x04\x12\x08\n\x04LOST\x10\x05\"-\n\x17RedriveOperationRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"y\n\x18RedriveOperationsRequest\x12\x14\n\x06parent\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x14\n\x06\x66ilter\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x17\n\tpage_size\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"\x8a\x01\n\x19RedriveOperationsResponse\x12=\n\x13redriven_operations\x18\x01 \x03(\x0b\x32 .outlastapi.v1.RedrivenOperation\x12\x15\n\rskipped_count\x18\x02 \x01(\x05\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"C\n\x11RedrivenOperation\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x1a\n\x0cretried_from\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\"\x1b\n\x19GetQueueStatisticsRequest\"L\n\x1aGetQueueStatisticsResponse\x12.\n\x06queues\x18\x01 \x03(\x0b\x32\x1e.outlastapi.v1.QueueStatistics\"\xc1\x01\n\x0fQueueStatistics\x12\x14\n\x06method\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x13\n\x05ready\x18\x02 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x15\n\x07\x64\x65layed\x18\x03 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x15\n\x07running\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1a\n\x0c\x64\x65\x61\x64_letters\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x39\n\x10oldest_ready_age\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x04\xe2\x41\x01\x03\x32\xee\x05\n\x16OperationsAdminService\x12\xca\x01\n\x15ListOperationAttempts\x12+.outlastapi.v1.ListOperationAttemptsRequest\x1a,.outlastapi.v1.ListOperationAttemptsResponse\"V\xda\x41\x04name\x82\xd3\xe4\x93\x02I\x12 /v1/{name=operations/*}:attemptsZ%\x12#/v1/{name=**/operations/*}:attempts\x12\x89\x01\n\x12GetQueueStatistics\x12(.outlastapi.v1.GetQueueStatisticsRequest\x1a).outlastapi.v1.GetQueueStatisticsResponse\"\x1e\xda\x41\x00\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/queueStatistics\x12\xb5\x01\n\x10RedriveOperation\x12&.outlastapi.v1.RedriveOperationRequest\x1a\x1d.google.longrunning.Operation\"Z\xda\x41\x04name\x82\xd3\xe4\x93\x02M\"\x1f/v1/{name=operations/*}:redrive:\x01*Z\'\"\"/v1/{name=**/operations/*}:redrive:\x01*\x12\xc2\x01\n\x11RedriveOperations\x12\'.outlastapi.v1.RedriveOperationsRequest\x1a(.outlastapi.v1.RedriveOperationsResponse\"Z\xda\x41\rparent,filter\x82\xd3\xe4\x93\x02\x44\"\x16/v1/operations:redrive:\x01*Z\'\"\"/v1/{parent=**}/operations:redrive:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,6 +52,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPERATIONATTEMPT'].fields_by_name['outcome']._serialized_options = b'\342A\001\003'
   _globals['_OPERATIONATTEMPT'].fields_by_name['error']._loaded_options = None
   _globals['_OPERATIONATTEMPT'].fields_by_name['error']._serialized_options = b'\342A\001\003'
+  _globals['_OPERATIONATTEMPT'].fields_by_name['counted']._loaded_options = None
+  _globals['_OPERATIONATTEMPT'].fields_by_name['counted']._serialized_options = b'\342A\001\003'
   _globals['_REDRIVEOPERATIONREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_REDRIVEOPERATIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_REDRIVEOPERATIONSREQUEST'].fields_by_name['parent']._loaded_options = None
@@ -91,23 +93,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTOPERATIONATTEMPTSRESPONSE']._serialized_start=322
   _globals['_LISTOPERATIONATTEMPTSRESPONSE']._serialized_end=404
   _globals['_OPERATIONATTEMPT']._serialized_start=407
-  _globals['_OPERATIONATTEMPT']._serialized_end=782
-  _globals['_OPERATIONATTEMPT_OUTCOME']._serialized_start=683
-  _globals['_OPERATIONATTEMPT_OUTCOME']._serialized_end=782
-  _globals['_REDRIVEOPERATIONREQUEST']._serialized_start=784
-  _globals['_REDRIVEOPERATIONREQUEST']._serialized_end=829
-  _globals['_REDRIVEOPERATIONSREQUEST']._serialized_start=831
-  _globals['_REDRIVEOPERATIONSREQUEST']._serialized_end=952
-  _globals['_REDRIVEOPERATIONSRESPONSE']._serialized_start=955
-  _globals['_REDRIVEOPERATIONSRESPONSE']._serialized_end=1093
-  _globals['_REDRIVENOPERATION']._serialized_start=1095
-  _globals['_REDRIVENOPERATION']._serialized_end=1162
-  _globals['_GETQUEUESTATISTICSREQUEST']._serialized_start=1164
-  _globals['_GETQUEUESTATISTICSREQUEST']._serialized_end=1191
-  _globals['_GETQUEUESTATISTICSRESPONSE']._serialized_start=1193
-  _globals['_GETQUEUESTATISTICSRESPONSE']._serialized_end=1269
-  _globals['_QUEUESTATISTICS']._serialized_start=1272
-  _globals['_QUEUESTATISTICS']._serialized_end=1465
-  _globals['_OPERATIONSADMINSERVICE']._serialized_start=1468
-  _globals['_OPERATIONSADMINSERVICE']._serialized_end=2218
+  _globals['_OPERATIONATTEMPT']._serialized_end=805
+  _globals['_OPERATIONATTEMPT_OUTCOME']._serialized_start=706
+  _globals['_OPERATIONATTEMPT_OUTCOME']._serialized_end=805
+  _globals['_REDRIVEOPERATIONREQUEST']._serialized_start=807
+  _globals['_REDRIVEOPERATIONREQUEST']._serialized_end=852
+  _globals['_REDRIVEOPERATIONSREQUEST']._serialized_start=854
+  _globals['_REDRIVEOPERATIONSREQUEST']._serialized_end=975
+  _globals['_REDRIVEOPERATIONSRESPONSE']._serialized_start=978
+  _globals['_REDRIVEOPERATIONSRESPONSE']._serialized_end=1116
+  _globals['_REDRIVENOPERATION']._serialized_start=1118
+  _globals['_REDRIVENOPERATION']._serialized_end=1185
+  _globals['_GETQUEUESTATISTICSREQUEST']._serialized_start=1187
+  _globals['_GETQUEUESTATISTICSREQUEST']._serialized_end=1214
+  _globals['_GETQUEUESTATISTICSRESPONSE']._serialized_start=1216
+  _globals['_GETQUEUESTATISTICSRESPONSE']._serialized_end=1292
+  _globals['_QUEUESTATISTICS']._serialized_start=1295
+  _globals['_QUEUESTATISTICS']._serialized_end=1488
+  _globals['_OPERATIONSADMINSERVICE']._serialized_start=1491
+  _globals['_OPERATIONSADMINSERVICE']._serialized_end=2241
 # @@protoc_insertion_point(module_scope)

@@ -115,12 +115,19 @@ class OperationAttempt(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    COUNTED_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
-    """The number of the attempt, from 1."""
+    """The number of the attempt, from 1. One that does not count gives it to the
+    next.
+    """
     worker: _builtins.str
     """The worker that ran it: an identifier made anew at each start of a process."""
     outcome: Global___OperationAttempt.Outcome.ValueType
     """How it ended."""
+    counted: _builtins.bool
+    """Whether it is one of the `max_attempts`. One that was lost with its worker
+    counts only if it may have been what the worker died of.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -142,10 +149,11 @@ class OperationAttempt(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         outcome: Global___OperationAttempt.Outcome.ValueType = ...,
         error: _status_pb2.Status | None = ...,
+        counted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "error", b"error", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "end_time", b"end_time", "error", b"error", "outcome", b"outcome", "start_time", b"start_time", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "counted", b"counted", "end_time", b"end_time", "error", b"error", "outcome", b"outcome", "start_time", b"start_time", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

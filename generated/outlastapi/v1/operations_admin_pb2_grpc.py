@@ -65,8 +65,8 @@ class OperationsAdminServiceServicer:
     def ListOperationAttempts(self, request, context):
         """Lists the attempts of an operation, the oldest first.
 
-        There are never more of them than the operation's `max_attempts`, so the
-        answer has no pages.
+        Never more of them count than the operation's `max_attempts`, so the answer
+        has no pages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,8 +37,8 @@ class OperationsAdminServiceStub:
     ListOperationAttempts: _grpc.UnaryUnaryMultiCallable[_operations_admin_pb2.ListOperationAttemptsRequest, _operations_admin_pb2.ListOperationAttemptsResponse]
     """Lists the attempts of an operation, the oldest first.
 
-    There are never more of them than the operation's `max_attempts`, so the
-    answer has no pages.
+    Never more of them count than the operation's `max_attempts`, so the answer
+    has no pages.
     """
     GetQueueStatistics: _grpc.UnaryUnaryMultiCallable[_operations_admin_pb2.GetQueueStatisticsRequest, _operations_admin_pb2.GetQueueStatisticsResponse]
     """Returns how much work each method has waiting and running."""
@@ -65,8 +65,8 @@ class OperationsAdminServiceAsyncStub(OperationsAdminServiceStub):
     ListOperationAttempts: _aio.UnaryUnaryMultiCallable[_operations_admin_pb2.ListOperationAttemptsRequest, _operations_admin_pb2.ListOperationAttemptsResponse]  # type: ignore[assignment]
     """Lists the attempts of an operation, the oldest first.
 
-    There are never more of them than the operation's `max_attempts`, so the
-    answer has no pages.
+    Never more of them count than the operation's `max_attempts`, so the answer
+    has no pages.
     """
     GetQueueStatistics: _aio.UnaryUnaryMultiCallable[_operations_admin_pb2.GetQueueStatisticsRequest, _operations_admin_pb2.GetQueueStatisticsResponse]  # type: ignore[assignment]
     """Returns how much work each method has waiting and running."""
@@ -96,8 +96,8 @@ class OperationsAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_operations_admin_pb2.ListOperationAttemptsResponse, _abc.Awaitable[_operations_admin_pb2.ListOperationAttemptsResponse]]:
         """Lists the attempts of an operation, the oldest first.
 
-        There are never more of them than the operation's `max_attempts`, so the
-        answer has no pages.
+        Never more of them count than the operation's `max_attempts`, so the answer
+        has no pages.
         """
 
     @_abc_1.abstractmethod

@@ -72,6 +72,8 @@ class Operation:
     revision: int = 1
     """Grows with every change that a reader can see."""
     attempt: int = 0
+    interruptions: int = 0
+    """How often in a row its lease was lost."""
     lease_epoch: int = 0
     """Grows with every claim; a write that carries an older one is refused."""
     ready_time: datetime | None = None
@@ -145,11 +147,16 @@ class AttemptOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt to do the work."""
+    """One attempt to do the work, under one lease."""
 
     number: int
+    epoch: int
+    """That of its lease: with it an attempt is told from another one of the same number."""
     worker: str
     start_time: datetime
     end_time: datetime | None
     outcome: AttemptOutcome
     error: Status | None = None
+    counted: bool = True
+    """Whether it is one of the attempts that the operation has. A lost one need not be:
+    then the next one has its number."""

@@ -5,6 +5,7 @@ comes back. `now` is the store's clock; a clock that went back never makes a
 record's times run backwards.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import assert_never
@@ -13,6 +14,7 @@ from outlast.domain.errors import LeaseLostError, NotRedrivableError
 from outlast.domain.names import operation_name
 from outlast.domain.operation import Attempt, AttemptOutcome, Lease, Operation, Progress, State
 from outlast.domain.status import Code, Payload, Status
+from outlast.domain.trial import loss_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +78,17 @@ def claim(operation: Operation, worker: str, now: datetime, lease: timedelta) ->
     """Give a ready operation to a worker, or end it if it must not run again.
 
     An operation whose lease ran out ends here when it was asked to stop, or when
-    the lost attempt was its last; one past its deadline ends as well.
+    the lost attempt counts and was its last; one past its deadline ends as well.
     """
     lost = operation.state is State.RUNNING
+    counted = not lost or loss_counts(operation, lease)
     if operation.cancel_requested_time is not None:
         return _end(operation, State.CANCELLED, now, error=CANCELLED)
     if operation.deadline is not None and operation.deadline <= now:
         return _end(
             operation, State.FAILED, now, error=DEADLINE_EXCEEDED, last_error=DEADLINE_EXCEEDED
         )
-    if lost and operation.attempt >= operation.max_attempts:
+    if lost and counted and operation.attempt >= operation.max_attempts:
         return _end(
             operation,
             State.FAILED,
@@ -102,7 +105,8 @@ def claim(operation: Operation, worker: str, now: datetime, lease: timedelta) ->
     return operation.evolve(
         state=State.RUNNING,
         revision=operation.revision + 1,
-        attempt=operation.attempt + 1,
+        attempt=operation.attempt + counted,
+        interruptions=operation.interruptions + lost,
         lease_epoch=operation.lease_epoch + 1,
         ready_time=now + lease,
         worker=worker,
@@ -160,7 +164,7 @@ def finish(operation: Operation, lease: Lease, outcome: Outcome, now: datetime) 
             due_time = now + delay
             if operation.deadline is not None and operation.deadline <= due_time:
                 return _end(operation, State.FAILED, now, error=DEADLINE_EXCEEDED, last_error=error)
-            return _wait(operation, now, due_time, last_error=error)
+            return _wait(operation, now, due_time, last_error=error, interruptions=0)
         case Released():
             return _wait(
                 operation, now, now, attempt=operation.attempt - 1, attempt_start_time=None
@@ -230,15 +234,32 @@ def ended_attempt(before: Operation, after: Operation) -> Attempt | None:
     """
     if before.state is not State.RUNNING or before.attempt_start_time is None:
         return None
+    counted = True
     if after.lease_epoch > before.lease_epoch or after.error is ATTEMPTS_EXHAUSTED:
         outcome, error = AttemptOutcome.LOST, WORKER_LOST
+        counted = after.done or after.attempt > before.attempt
     elif after.state is State.PENDING and after.attempt == before.attempt:
         outcome, error = AttemptOutcome.FAILED, after.last_error or WORKER_LOST
     else:
         return None
     return Attempt(
-        before.attempt, before.worker, before.attempt_start_time, after.update_time, outcome, error
+        before.attempt,
+        before.lease_epoch,
+        before.worker,
+        before.attempt_start_time,
+        after.update_time,
+        outcome,
+        error,
+        counted,
     )
+
+
+def attempts(past: Sequence[Attempt], operation: Operation) -> Sequence[Attempt]:
+    """Return every attempt of an operation, given those of its history, the oldest first."""
+    current = current_attempt(operation)
+    if current is None or (past and past[-1].epoch == current.epoch):
+        return list(past)
+    return [*past, current]
 
 
 _ATTEMPT_OUTCOMES = {
@@ -256,6 +277,7 @@ def current_attempt(operation: Operation) -> Attempt | None:
         return None
     return Attempt(
         operation.attempt,
+        operation.lease_epoch,
         operation.worker,
         operation.attempt_start_time,
         operation.end_time,

@@ -13,6 +13,7 @@ from uuid import uuid4
 from outlast.domain.errors import LeaseLostError, StoreUnavailableError
 from outlast.domain.operation import Claim, State
 from outlast.domain.transitions import DEADLINE_EXCEEDED, Cancelled, Failed, Outcome, Released
+from outlast.domain.trial import trial_time
 from outlast.engine.attempts import run_attempt
 from outlast.engine.context import ExecutionContext
 from outlast.engine.journal import log_claimed, log_ended_by_claim, log_finished
@@ -159,7 +160,13 @@ class Executor:
         asked_at = self._clock.monotonic()
         self._hint_missed = False
         try:
-            claims = await self._store.claim(self.worker, slots, free, self._settings.lease)
+            claims = await self._store.claim(
+                self.worker,
+                slots,
+                free,
+                self._settings.lease,
+                suspects=0 if self._workload.on_trial else 1,
+            )
         except StoreUnavailableError as error:
             _log.warning("no work can be claimed, trying again: %s", error)
             return _RETRY_PAUSE_SECONDS
@@ -218,8 +225,18 @@ class Executor:
             threads=self._threads,
             chance=self._chance,
         )
-        lease_until = asked_at + self._settings.lease.total_seconds()
-        running = Running(claim, method, context, lease_until, self._on_cancel)
+        lease = self._settings.lease
+        trial = trial_time(operation.interruptions, lease)
+        running = Running(
+            claim,
+            method,
+            context,
+            self._on_cancel,
+            lease_until=asked_at + lease.total_seconds(),
+            # From now, when the store's record of the start is older: so that no trial is
+            # taken to be over here of which the record says that it is not.
+            trial_until=self._clock.monotonic() + (lease + trial).total_seconds() if trial else 0.0,
+        )
         if (earlier := self._workload.named(operation.name)) is not None:
             # Its lease ran out unnoticed, as it does when the time of day jumps forward.
             earlier.stop(StopReason.LEASE_LOST)
@@ -248,9 +265,10 @@ class Executor:
             if outcome is not None and not running.abandoned:
                 await self._write(running, outcome)
         finally:
+            waited_for = self._more or running.on_trial
             running.end_timers()
             self._workload.remove(running)
-            if self._more:
+            if waited_for:
                 self._wake.set()
 
     async def _absorb_cancellation(self, running: Running) -> None:

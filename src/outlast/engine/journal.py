@@ -21,10 +21,11 @@ def log_claimed(operation: Operation) -> None:
     """Tell of an operation that was claimed, if its last worker was lost."""
     if operation.last_error == WORKER_LOST:
         _log.warning(
-            "attempt %d of %d of operation %s takes over: the worker of the one before was lost",
+            "attempt %d of %d of operation %s takes over: its worker was lost, %d in a row",
             operation.attempt,
             operation.max_attempts,
             operation.name,
+            operation.interruptions,
         )
 
 

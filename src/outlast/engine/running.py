@@ -28,8 +28,10 @@ class Running:
         claim: Claim,
         method: Method,
         context: ExecutionContext,
-        lease_until: float,
         on_cancel: Callable[["Running"], None],
+        *,
+        lease_until: float,
+        trial_until: float,
     ) -> None:
         self.claim = claim
         self.lease = claim.lease
@@ -37,6 +39,8 @@ class Running:
         self.method = method
         self.context = context
         self.lease_until = lease_until
+        self._trial_until = trial_until
+        """Until when the lease has to hold for the trial to be over."""
         self._on_cancel = on_cancel
         self.stop_reason: StopReason | None = None
         self.began = False
@@ -66,6 +70,11 @@ class Running:
     def keeps_lease(self) -> bool:
         """Whether the lease is still needed."""
         return not self.abandoned and not self.lease_lost
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether its attempt counts should this process die now."""
+        return self.keeps_lease and self.lease_until < self._trial_until
 
     def stop(self, reason: StopReason) -> bool:
         """Cancel the handler; return False if it has ended or was told to stop before.
@@ -116,6 +125,11 @@ class Workload:
     def full(self) -> bool:
         """Whether nothing more may run, of any method."""
         return len(self._running) >= self._concurrency
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether a suspect is on trial here; then another one must wait."""
+        return any(running.on_trial for running in self._running)
 
     def named(self, name: str) -> Running | None:
         """Return the latest attempt of an operation that runs here."""

@@ -85,6 +85,7 @@ def _attempt(attempt: Attempt) -> admin_pb2.OperationAttempt:
         end_time=moment(attempt.end_time),
         outcome=_OUTCOMES[attempt.outcome],
         error=None if attempt.error is None else status_to_proto(attempt.error),
+        counted=attempt.counted,
     )
 
 

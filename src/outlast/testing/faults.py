@@ -177,9 +177,17 @@ class FaultyStore(OperationStore):
         return await self._call("list_page", lambda: self._store.list_page(query))
 
     async def claim(
-        self, worker: str, slots: Mapping[str, int], limit: int, lease: timedelta
+        self,
+        worker: str,
+        slots: Mapping[str, int],
+        limit: int,
+        lease: timedelta,
+        *,
+        suspects: int = 1,
     ) -> Claims:
-        return await self._call("claim", lambda: self._store.claim(worker, slots, limit, lease))
+        return await self._call(
+            "claim", lambda: self._store.claim(worker, slots, limit, lease, suspects=suspects)
+        )
 
     async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
         return await self._call("renew", lambda: self._store.renew(leases, duration))

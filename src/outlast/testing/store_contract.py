@@ -38,6 +38,7 @@ from outlast.testing.contract.inserts import (
 from outlast.testing.contract.leases import ProgressContract, RenewContract, StepContract
 from outlast.testing.contract.reads import ListContract, ReadContract
 from outlast.testing.contract.redrives import RedriveContract
+from outlast.testing.contract.suspects import SuspectContract
 
 
 class StoreContract(
@@ -51,6 +52,7 @@ class StoreContract(
     ClaimContract,
     NextReadyTimeContract,
     ClaimEndsContract,
+    SuspectContract,
     RenewContract,
     ProgressContract,
     StepContract,

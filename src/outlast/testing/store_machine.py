@@ -12,7 +12,7 @@ It needs Hypothesis, which the extra `testing` installs.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import datetime, timedelta
 from functools import partial
@@ -40,6 +40,7 @@ from outlast.domain.names import operation_name
 from outlast.domain.operation import Lease, Operation, Progress, State
 from outlast.domain.status import Payload
 from outlast.domain.transitions import Outcome
+from outlast.domain.trial import is_suspect
 from outlast.ports import Claims, Inserted, OperationStore, QueueStats, Renewal
 from outlast.testing import store_values as values
 from outlast.testing.clock import ManualClock
@@ -133,7 +134,7 @@ class StoreMachine(RuleBasedStateMachine):
         for fields in several:
             self.insert(max_pending=None, **fields)
         if taken:
-            self.claim("worker-1", values.SLOTS[0], taken, timedelta(seconds=10))
+            self.claim("worker-1", values.SLOTS[0], taken, timedelta(seconds=10), suspects=1)
 
     @rule(fields=values.operations, max_pending=st.sampled_from([None, None, None, 0, 3]))
     def insert_one(self, fields: dict[str, Any], max_pending: int | None) -> None:
@@ -288,17 +289,28 @@ class StoreMachine(RuleBasedStateMachine):
         slots=st.sampled_from(values.SLOTS),
         limit=st.integers(1, 4),
         lease=values.leases,
+        suspects=st.integers(0, 2),
     )
-    def claim(self, worker: str, slots: dict[str, int], limit: int, lease: timedelta) -> None:
+    def claim(
+        self, worker: str, slots: dict[str, int], limit: int, lease: timedelta, suspects: int
+    ) -> None:
         for _ in range(100):
             now = self.clock.now()
             ready = self.model.ready(slots, now)
+            if suspects == 0:
+                ready = {name: it for name, it in ready.items() if not is_suspect(it)}
             after = {n: transitions.claim(it, worker, now, lease) for n, it in ready.items()}
-            claims = self._run(self.store.claim(worker, slots, limit, lease))
+            claims = self._run(self.store.claim(worker, slots, limit, lease, suspects=suspects))
             self._check_claims(claims, after)
-            self._check_turns(claims, ready, after, slots, limit)
-            if self._settle_ended(claims, after):
-                assert claims.next_ready_time == self.model.next_ready_time(slots)
+            given = [ready[claim.operation.name] for claim in claims.claims]
+            left = suspects - sum(map(is_suspect, given))
+            assert left >= 0
+            if not any(it.done for it in after.values()):  # those may count towards the limits
+                self._check_turns(given, ready, slots, limit, suspects)
+            unknown = {name for name, it in ready.items() if is_suspect(it) and not left}
+            if self._settle_ended(claims, after, unknown):
+                expected = self.model.next_ready_time(slots, suspects=left > 0)
+                assert claims.next_ready_time == expected
                 return
         raise AssertionError("claims do not come to an end")
 
@@ -315,38 +327,45 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _check_turns(
         self,
-        claims: Claims,
+        given: Sequence[Operation],
         ready: Mapping[str, Operation],
-        after: Mapping[str, Operation],
         slots: Mapping[str, int],
         limit: int,
+        suspects: int,
     ) -> None:
         """Check that the limits were kept, and that nobody was passed over."""
-        given = [ready[claim.operation.name] for claim in claims.claims]
-        counts = {method: sum(it.method == method for it in given) for method in slots}
         assert len(given) <= limit
-        assert all(counts[method] <= slots[method] for method in slots)
-        if any(it.done for it in after.values()):
-            return  # what is ended may count towards the limits
+        rivals: list[Sequence[Operation]] = [given] if len(given) == limit else []
+        trials = [it for it in given if is_suspect(it)]
         names = {it.name for it in given}
-        left = [it for it in ready.values() if it.name not in names]
-        for waiting in left:
-            exhausted = counts[waiting.method] == slots[waiting.method]
-            assert exhausted or len(given) == limit
-            rivals = [it for it in given if not exhausted or it.method == waiting.method]
-            assert all(_turn(it) <= _turn(waiting) for it in rivals)
+        for waiting in (it for it in ready.values() if it.name not in names):
+            same_method = [it for it in given if it.method == waiting.method]
+            assert len(same_method) <= slots[waiting.method]
+            reasons = list(rivals)
+            if len(same_method) == slots[waiting.method]:
+                reasons.append(same_method)
+            if len(trials) == suspects and is_suspect(waiting):
+                reasons.append(trials)
+            assert any(all(_turn(it) <= _turn(waiting) for it in reason) for reason in reasons)
 
-    def _settle_ended(self, claims: Claims, after: Mapping[str, Operation]) -> bool:
-        """Take over what the claim ended; return False if that cannot be known yet."""
+    def _settle_ended(
+        self, claims: Claims, after: Mapping[str, Operation], unknown: Collection[str]
+    ) -> bool:
+        """Take over what the claim ended; return False if that cannot be known yet.
+
+        Of what is `unknown`, some may have been met and some not.
+        """
         ended = {name: it for name, it in after.items() if it.done}
         everything = claims.next_ready_time is None or claims.next_ready_time > self.clock.now()
         seen = self._run(self.store.get_many(list(ended)))
+        known = True
         for name, record in ended.items():
             gone_or_done = name not in seen or seen[name].done
-            if everything or (gone_or_done and not record.deleted):
+            if (everything and name not in unknown) or (gone_or_done and not record.deleted):
                 self.model.replace(record)
-        hidden = [it for it in ended.values() if it.deleted]
-        return everything or not hidden
+            else:
+                known = known and not record.deleted
+        return known
 
     @precondition(_has_running)
     @rule(first=_granted_leases, second=_granted_leases, duration=values.leases)

@@ -7,6 +7,7 @@ from outlast.domain import transitions
 from outlast.domain.listing import ListQuery
 from outlast.domain.operation import Attempt, Operation, State
 from outlast.domain.status import Payload
+from outlast.domain.trial import is_suspect
 from outlast.ports import QueueStats
 
 
@@ -35,9 +36,13 @@ class StoreModel:
             if it.method in methods and it.ready_time is not None and it.ready_time <= now
         }
 
-    def next_ready_time(self, methods: Iterable[str]) -> datetime | None:
+    def next_ready_time(self, methods: Iterable[str], *, suspects: bool) -> datetime | None:
         """Return when the first operation of some methods becomes ready, or became."""
-        times = (it.ready_time for it in self.records.values() if it.method in methods)
+        times = (
+            it.ready_time
+            for it in self.records.values()
+            if it.method in methods and (suspects or not is_suspect(it))
+        )
         return min((time for time in times if time is not None), default=None)
 
     def same_request(self, operation: Operation, now: datetime) -> Operation | None:
@@ -95,11 +100,11 @@ class StoreModel:
 
     def attempts(self, operation: Operation) -> list[Attempt]:
         """Return the attempts of an operation."""
-        attempts = list(self.past_attempts.get(operation.name, ()))
+        past = self.past_attempts.get(operation.name, [])
         current = transitions.current_attempt(operation)
-        if current is not None and current.number not in {it.number for it in attempts}:
-            attempts.append(current)
-        return attempts
+        if current is None or current.epoch in {it.epoch for it in past}:
+            return past
+        return [*past, current]
 
     def stats(self, now: datetime) -> list[QueueStats]:
         """Return the figures of the methods that have something to tell."""

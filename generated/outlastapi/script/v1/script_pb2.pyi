@@ -245,7 +245,7 @@ class Step(_message.Message):
     ignore_cancellation: _builtins.bool
     """Whether to go on from here when asked to stop."""
     kill_process: _builtins.bool
-    """Kill the process, in the first attempt only."""
+    """Kill the process, when the operation comes to this step for the first time."""
     answer_wrong_type: _builtins.bool
     """Return something other than a response."""
     exit: _builtins.bool

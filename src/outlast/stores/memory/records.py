@@ -9,6 +9,7 @@ from datetime import datetime
 
 from outlast.domain.listing import Cursor
 from outlast.domain.operation import Operation, State
+from outlast.domain.trial import is_suspect
 
 _Moment = tuple[datetime, str]
 """When something is due for the operation of a name."""
@@ -29,6 +30,8 @@ class _Queue:
 
     moments: list[_Moment] = field(default_factory=list)
     """A heap of ready times. Those that a record no longer has are dropped when met."""
+    suspects: list[_Moment] = field(default_factory=list)
+    """Another one, of those operations that run on trial."""
     unfinished: set[str] = field(default_factory=set)
     dead_letters: set[str] = field(default_factory=set)
 
@@ -76,14 +79,16 @@ class Records:
         for index in range(end - 1, -1, -1):
             yield self._by_name[places[index][1]]
 
-    def longest_ready(self, methods: Iterable[str], now: datetime) -> Operation | None:
-        """Return what has been ready the longest, None if nothing is."""
-        first = self._first(methods)
+    def longest_ready(
+        self, methods: Iterable[str], now: datetime, *, suspects: bool
+    ) -> Operation | None:
+        """Return what has been ready the longest, suspects or not, None if nothing is."""
+        first = self._first(methods, suspects=suspects)
         return None if first is None or first[0] > now else self._by_name[first[1]]
 
-    def next_ready_time(self, methods: Iterable[str]) -> datetime | None:
+    def next_ready_time(self, methods: Iterable[str], *, suspects: bool) -> datetime | None:
         """Return when the first operation of some methods becomes ready, or became."""
-        first = self._first(methods)
+        first = self._first(methods, suspects=suspects)
         return None if first is None else first[0]
 
     def first_to_expire(self) -> Operation | None:
@@ -118,10 +123,14 @@ class Records:
         elif operation.deleted and not before.deleted:
             self._hide(before)
         queue = self._queues[operation.method]
-        if operation.ready_time is not None and (
-            before is None or operation.ready_time != before.ready_time
-        ):
-            heapq.heappush(queue.moments, (operation.ready_time, operation.name))
+        if operation.ready_time is not None:
+            suspect = is_suspect(operation)
+            if before is None or (operation.ready_time, suspect) != (
+                before.ready_time,
+                is_suspect(before),
+            ):
+                moments = queue.suspects if suspect else queue.moments
+                heapq.heappush(moments, (operation.ready_time, operation.name))
         self.pending += _pending(operation) - _pending(before)
         if operation.done:
             self._release(operation)
@@ -174,17 +183,25 @@ class Records:
             if not redrives:
                 del self._redrives[operation.retried_from]
 
-    def _first(self, methods: Iterable[str]) -> _Moment | None:
-        firsts = (self._first_of(self._queues[it]) for it in methods if it in self._queues)
+    def _first(self, methods: Iterable[str], *, suspects: bool) -> _Moment | None:
+        queues = [self._queues[it] for it in methods if it in self._queues]
+        heaps = [(queue.moments, False) for queue in queues]
+        if suspects:
+            heaps += [(queue.suspects, True) for queue in queues]
+        firsts = (self._first_of(heap, suspect) for heap, suspect in heaps)
         return min((first for first in firsts if first is not None), default=None)
 
-    def _first_of(self, queue: _Queue) -> _Moment | None:
-        while queue.moments:
-            moment, name = queue.moments[0]
+    def _first_of(self, moments: list[_Moment], suspect: bool) -> _Moment | None:
+        while moments:
+            moment, name = moments[0]
             operation = self._by_name.get(name)
-            if operation is not None and operation.ready_time == moment:
+            if (
+                operation is not None
+                and operation.ready_time == moment
+                and is_suspect(operation) == suspect
+            ):
                 return moment, name
-            heapq.heappop(queue.moments)
+            heapq.heappop(moments)
         return None
 
 

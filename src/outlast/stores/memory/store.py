@@ -19,6 +19,7 @@ from outlast.domain.listing import ListQuery
 from outlast.domain.operation import Attempt, Claim, Lease, Operation, Progress, State
 from outlast.domain.status import Payload
 from outlast.domain.transitions import Outcome
+from outlast.domain.trial import is_suspect
 from outlast.ports import (
     Change,
     ChangeFeed,
@@ -139,7 +140,13 @@ class MemoryStore(OperationStore):
         return page
 
     async def claim(
-        self, worker: str, slots: Mapping[str, int], limit: int, lease: timedelta
+        self,
+        worker: str,
+        slots: Mapping[str, int],
+        limit: int,
+        lease: timedelta,
+        *,
+        suspects: int = 1,
     ) -> Claims:
         with self._lock:
             now = self._clock.now()
@@ -147,18 +154,20 @@ class MemoryStore(OperationStore):
             claims: list[Claim] = []
             changes: list[Change] = []
             while len(claims) < limit:
-                operation = self._records.longest_ready(free, now)
+                operation = self._records.longest_ready(free, now, suspects=suspects > 0)
                 if operation is None:
                     break
+                suspect = is_suspect(operation)
                 after = transitions.claim(operation, worker, now, lease)
                 changes.append(self._replace(operation, after))
                 if not after.done:
                     claims.append(Claim(after, self._requests[after.name]))
+                    suspects -= suspect
                     free[after.method] -= 1
                     if free[after.method] == 0:
                         del free[after.method]
             self._changes.publish(changes)
-            return Claims(claims, self._records.next_ready_time(slots))
+            return Claims(claims, self._records.next_ready_time(slots, suspects=suspects > 0))
 
     async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
         return self.renew_from_thread(leases, duration)
@@ -228,11 +237,7 @@ class MemoryStore(OperationStore):
 
     async def attempts(self, name: str) -> Sequence[Attempt]:
         operation = self._visible(name)
-        attempts = list(self._past_attempts.get(name, ()))
-        current = transitions.current_attempt(operation)
-        if current is not None and all(it.number != current.number for it in attempts):
-            attempts.append(current)
-        return attempts
+        return transitions.attempts(tuple(self._past_attempts.get(name, ())), operation)
 
     async def stats(self) -> Sequence[QueueStats]:
         now = self._clock.now()

@@ -17,6 +17,7 @@ from outlast.domain.errors import (
 )
 from outlast.domain.operation import Claim, Lease, Operation, State
 from outlast.domain.status import Payload
+from outlast.domain.trial import SUSPECT_FROM
 from outlast.ports import Claims, Inserted, Renewal
 from outlast.stores.sqlite import statements
 from outlast.stores.sqlite.connection import data_version
@@ -200,30 +201,40 @@ class TakeReady(Command[Claims]):
     slots: Mapping[str, int]
     limit: int
     lease: timedelta
+    suspects: int
 
     def run(self, transaction: Transaction) -> Claims:
         transaction.flush()
         free = {method: count for method, count in self.slots.items() if count > 0}
         if not free or self.limit <= 0:
             return Claims([], None)
-        ready = self._ready(transaction, free)
-        claims = self._take(transaction, [row_id for row_id, _ in ready])
+        claims = self._take(transaction, self._ready(transaction, free))
         transaction.flush()
-        sql = statements.next_ready(len(self.slots))
+        given = sum(claim.operation.interruptions >= SUSPECT_FROM for claim in claims)
+        sql = statements.next_ready(len(self.slots), suspects=given < self.suspects)
         (moment,) = transaction.connection.execute(sql, list(self.slots)).fetchone()
         return Claims(claims, from_micros(moment))
 
-    def _ready(
-        self, transaction: Transaction, free: Mapping[str, int]
-    ) -> Sequence[tuple[int, int]]:
+    def _ready(self, transaction: Transaction, free: Mapping[str, int]) -> Sequence[int]:
+        """Return the ids of what is ready, the longest ready first, as many as may be given."""
         now = to_micros(transaction.now)
-        parameters = [
-            value
-            for method, count in free.items()
-            for value in (method, now, min(count, self.limit))
-        ]
-        sql = statements.select_ready(len(free))
-        return transaction.connection.execute(sql, [*parameters, self.limit]).fetchall()
+        parameters: list[object] = []
+        for method, count in free.items():
+            parameters += [method, now, min(count, self.limit)]
+        if self.suspects > 0:
+            for method in free:
+                parameters += [method, now, self.suspects]
+        limit = self.limit + self.suspects * len(free)
+        sql = statements.select_ready(len(free), suspects=self.suspects > 0)
+        rows = transaction.connection.execute(sql, [*parameters, limit]).fetchall()
+        left, suspects = dict(free), self.suspects
+        ids: list[int] = []
+        for row_id, _, method, suspect in rows:
+            if len(ids) < self.limit and left[method] > 0 and suspects >= suspect:
+                ids.append(row_id)
+                left[method] -= 1
+                suspects -= suspect
+        return ids
 
     def _take(self, transaction: Transaction, ids: Sequence[int]) -> list[Claim]:
         rows: dict[int, Row] = {}

@@ -20,7 +20,7 @@ FIXED_COLUMNS = (
     "exclusive_key", "max_attempts", "timeout", "retention", "retried_from",
 )  # fmt: skip
 CHANGING_COLUMNS = (
-    "state", "revision", "attempt", "lease_epoch", "ready_time", "worker",
+    "state", "revision", "attempt", "interruptions", "lease_epoch", "ready_time", "worker",
     "update_time", "start_time", "attempt_start_time", "deadline", "end_time", "expire_time",
     "cancel_requested_time", "dead_letter", "progress", "metadata_type",
     "metadata_value", "last_error", "error", "response_type", "response_value",
@@ -70,6 +70,7 @@ def changing_values(operation: Operation) -> Row:
         operation.state.value,
         operation.revision,
         operation.attempt,
+        operation.interruptions,
         operation.lease_epoch,
         to_micros(operation.ready_time),
         operation.worker,
@@ -110,7 +111,7 @@ def operation_from_row(row: Row) -> Operation:
     (
         name, parent, method, create_time, principal, request_digest, target,
         exclusive_key, max_attempts, timeout, retention, retried_from,
-        state, revision, attempt, lease_epoch, ready_time, worker,
+        state, revision, attempt, interruptions, lease_epoch, ready_time, worker,
         update_time, start_time, attempt_start_time, deadline, end_time, expire_time,
         cancel_requested_time, dead_letter, progress, metadata_type,
         metadata_value, last_error, error, response_type, response_value,
@@ -134,6 +135,7 @@ def operation_from_row(row: Row) -> Operation:
         state=_STATES[state],
         revision=revision,
         attempt=attempt,
+        interruptions=interruptions,
         lease_epoch=lease_epoch,
         ready_time=from_micros(ready_time),
         worker=worker,
@@ -158,23 +160,27 @@ def operation_from_row(row: Row) -> Operation:
 def attempt_values(attempt: Attempt) -> Row:
     """Return the values of an attempt's row, after the operation's id."""
     return (
+        attempt.epoch,
         attempt.number,
         attempt.worker,
         to_micros(attempt.start_time),
         to_micros(attempt.end_time),
         attempt.outcome.value,
         None if attempt.error is None else status_to_json(attempt.error),
+        attempt.counted,
     )
 
 
 def attempt_from_row(row: Row) -> Attempt:
     """Read an attempt back."""
-    number, worker, start_time, end_time, outcome, error = row
+    epoch, number, worker, start_time, end_time, outcome, error, counted = row
     return Attempt(
         number,
+        epoch,
         worker,
         _EPOCH + timedelta(microseconds=start_time),
         _EPOCH + timedelta(microseconds=end_time),
         AttemptOutcome(outcome),
         None if error is None else status_from_json(error),
+        bool(counted),
     )

@@ -10,6 +10,7 @@ from functools import cache
 from itertools import chain
 from typing import Any, TypeVar
 
+from outlast.domain.trial import SUSPECT_FROM
 from outlast.stores.sqlite.rows import CHANGING_COLUMNS, COLUMNS, Row
 
 T = TypeVar("T")
@@ -17,6 +18,11 @@ T = TypeVar("T")
 MAX_ROWS = 64
 
 SELECT_COLUMNS = ", ".join(f"o.{column}" for column in COLUMNS)
+
+_SUSPECT = (
+    f"(interruptions + (state = 'RUNNING') >= {SUSPECT_FROM} AND cancel_requested_time IS NULL)"
+)
+"""What `trial.is_suspect` says of a record."""
 
 COUNT_PENDING = """
 SELECT count(*) FROM (
@@ -60,8 +66,8 @@ SELECT s.key, s.type_url, s.value
 FROM operations o JOIN steps s ON s.operation = o.id WHERE o.name = ?
 """
 ATTEMPTS = """
-SELECT a.number, a.worker, a.start_time, a.end_time, a.outcome, a.error
-FROM operations o JOIN attempts a ON a.operation = o.id WHERE o.name = ? ORDER BY a.number
+SELECT a.epoch, a.number, a.worker, a.start_time, a.end_time, a.outcome, a.error, a.counted
+FROM operations o JOIN attempts a ON a.operation = o.id WHERE o.name = ? ORDER BY a.epoch
 """
 STATS = """
 SELECT method,
@@ -128,7 +134,7 @@ def update_operations(rows: int) -> str:
 @cache
 def insert_attempts(rows: int) -> str:
     """Keep attempts: the operation's id, then the attempt's values."""
-    return f"INSERT OR REPLACE INTO attempts {values(7, rows)}"
+    return f"INSERT OR REPLACE INTO attempts {values(9, rows)}"
 
 
 @cache
@@ -161,22 +167,37 @@ def renew_leases(rows: int) -> str:
 
 
 @cache
-def select_ready(methods: int) -> str:
-    """Find what is ready: (method, now, slots) of each method, then the limit."""
-    one = """
+def select_ready(methods: int, *, suspects: bool) -> str:
+    """Find what is ready: (method, now, slots) of each method, then the limit.
+
+    With suspects, (method, now, how many of them) of each method follow on the first.
+    """
+    one = f"""
     SELECT * FROM (
-        SELECT id, ready_time FROM operations
-        WHERE method = ? AND ready_time <= ? ORDER BY ready_time LIMIT ?
+        SELECT id, ready_time, method, 0 AS suspect FROM operations
+        WHERE method = ? AND ready_time <= ? AND NOT {_SUSPECT} ORDER BY ready_time LIMIT ?
     )
     """
-    return " UNION ALL ".join([one] * methods) + " ORDER BY 2, 1 LIMIT ?"
+    suspect = f"""
+    SELECT * FROM (
+        SELECT id, ready_time, method, 1 FROM operations
+        WHERE method = ? AND ready_time <= ? AND interruptions > 0 AND {_SUSPECT}
+        ORDER BY ready_time LIMIT ?
+    )
+    """
+    selects = [one] * methods + [suspect] * methods * suspects
+    return " UNION ALL ".join(selects) + " ORDER BY 2, 1 LIMIT ?"
 
 
 @cache
-def next_ready(methods: int) -> str:
+def next_ready(methods: int, *, suspects: bool) -> str:
     """Find when something of some methods becomes ready, or was ready first."""
-    one = """
-    SELECT min(ready_time) AS moment FROM operations WHERE method = ? AND ready_time IS NOT NULL
+    one = f"""
+    SELECT * FROM (
+        SELECT ready_time AS moment FROM operations
+        WHERE method = ? AND ready_time IS NOT NULL {"" if suspects else f"AND NOT {_SUSPECT}"}
+        ORDER BY ready_time LIMIT 1
+    )
     """
     return f"SELECT min(moment) FROM ({' UNION ALL '.join([one] * methods)})"
 

@@ -187,9 +187,15 @@ class SqliteStore(OperationStore):
         )
 
     async def claim(
-        self, worker: str, slots: Mapping[str, int], limit: int, lease: timedelta
+        self,
+        worker: str,
+        slots: Mapping[str, int],
+        limit: int,
+        lease: timedelta,
+        *,
+        suspects: int = 1,
     ) -> Claims:
-        return await self._writer.run(TakeReady(worker, slots, limit, lease))
+        return await self._writer.run(TakeReady(worker, slots, limit, lease, suspects))
 
     async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
         return await self._writer.run(Renew(leases, duration))
@@ -242,10 +248,7 @@ class SqliteStore(OperationStore):
                 for row in self._file.reader.execute(statements.ATTEMPTS, [name])
             ]
         )
-        current = transitions.current_attempt(operation)
-        if current is not None and current.number not in {attempt.number for attempt in past}:
-            past.append(current)
-        return past
+        return transitions.attempts(past, operation)
 
     async def stats(self) -> Sequence[QueueStats]:
         now = self._clock.now()

@@ -53,7 +53,7 @@ class AttemptsContract(ContractFixtures):
         await clock.advance(1)
         await store.renew([claim.lease], LEASE)
         assert await store.attempts(claim.operation.name) == [
-            Attempt(1, "worker-1", started, None, AttemptOutcome.RUNNING)
+            Attempt(1, 1, "worker-1", started, None, AttemptOutcome.RUNNING)
         ]
 
     @pytest.mark.parametrize("outcome", cases(ENDINGS))
@@ -65,7 +65,7 @@ class AttemptsContract(ContractFixtures):
         await clock.advance(1)
         done = await store.finish(claim.lease, outcome)
         assert await store.attempts(done.name) == [
-            Attempt(1, "worker-1", started, clock.now(), AttemptOutcome(done.state), done.error)
+            Attempt(1, 1, "worker-1", started, clock.now(), AttemptOutcome(done.state), done.error)
         ]
 
     async def test_failed_and_lost_attempts_are_kept(
@@ -82,16 +82,17 @@ class AttemptsContract(ContractFixtures):
         await driver.lose_lease()
         third = await driver.claim_one("worker-3")
         times.append(clock.now())
+        lost = AttemptOutcome.LOST
         past = [
-            Attempt(1, "worker-1", times[0], times[1], AttemptOutcome.FAILED, ERROR),
-            Attempt(2, "worker-2", times[2], times[3], AttemptOutcome.LOST, WORKER_LOST),
+            Attempt(1, 1, "worker-1", times[0], times[1], AttemptOutcome.FAILED, ERROR),
+            Attempt(2, 2, "worker-2", times[2], times[3], lost, WORKER_LOST, counted=False),
         ]
-        running = Attempt(3, "worker-3", times[3], None, AttemptOutcome.RUNNING)
+        running = Attempt(2, 3, "worker-3", times[3], None, AttemptOutcome.RUNNING)
         assert await store.attempts(third.operation.name) == [*past, running]
         await store.record_progress(third.lease, None, RESPONSE)
         await clock.advance(1)
         await store.finish(third.lease, Succeeded(RESPONSE))
-        ended = Attempt(3, "worker-3", times[3], clock.now(), AttemptOutcome.SUCCEEDED)
+        ended = Attempt(2, 3, "worker-3", times[3], clock.now(), AttemptOutcome.SUCCEEDED)
         assert await store.attempts(third.operation.name) == [*past, ended]
 
     async def test_a_released_attempt_leaves_no_trace(
@@ -102,7 +103,7 @@ class AttemptsContract(ContractFixtures):
         await clock.advance(1)
         await driver.claim_one("worker-2")
         assert await store.attempts(name) == [
-            Attempt(1, "worker-2", clock.now(), None, AttemptOutcome.RUNNING)
+            Attempt(1, 2, "worker-2", clock.now(), None, AttemptOutcome.RUNNING)
         ]
 
     async def test_a_released_operation_that_is_cancelled_never_ran(
@@ -120,6 +121,24 @@ class AttemptsContract(ContractFixtures):
         await store.request_cancel(name)
         assert await store.attempts(name) == before
         assert [it.outcome for it in before] == [AttemptOutcome.FAILED]
+
+    async def test_every_lost_attempt_is_kept_whether_it_counts_or_not(
+        self, driver: Driver, store: OperationStore
+    ) -> None:
+        name = (await driver.start(max_attempts=2)).operation.name
+        for worker in ("worker-2", "worker-3", "worker-4"):
+            await driver.lose_lease()
+            await driver.claim_one(worker)
+        await driver.lose_lease()
+        assert await driver.claim("worker-5") == []
+        attempts = await store.attempts(name)
+        assert {(it.outcome, it.error) for it in attempts} == {(AttemptOutcome.LOST, WORKER_LOST)}
+        assert [(it.number, it.epoch, it.worker, it.counted) for it in attempts] == [
+            (1, 1, "worker-1", False),
+            (1, 2, "worker-2", False),
+            (1, 3, "worker-3", True),
+            (2, 4, "worker-4", True),
+        ]
 
     async def test_a_lost_last_attempt_is_told_of_once(
         self, driver: Driver, store: OperationStore
