@@ -248,3 +248,35 @@ async def test_a_deleted_operation_works_on_and_does_not_come_back(world, handle
     assert handler.active == handler.cancelled == 0
     with pytest.raises(OperationNotFoundError):
         await engine.manager.get(name)
+
+
+@pytest.mark.assertion(68)
+async def test_of_ten_thousand_cancellations_that_race_with_the_end_each_leaves_one_result(world):
+    completed = set()
+
+    async def run(_, context):
+        for _ in range(int(context.operation.target)):
+            await asyncio.sleep(0)
+        completed.add(context.operation.name)
+        return Payload("example.v1.Book", b"response")
+
+    async def race(number):
+        name = await world.insert(target=str(number % 29))
+        for _ in range(number % 31):
+            await asyncio.sleep(0)
+        await engine.manager.cancel(name)
+        done = await engine.manager.wait(name, None)
+        if done.state == "SUCCEEDED":
+            assert done.response is not None
+            assert name in completed
+        else:
+            assert (done.state, done.error, done.response) == ("CANCELLED", CANCELLED, None)
+        return done
+
+    engine = await world.engine(world.method(run))
+    ends = []
+    for first in range(0, 10_000, 50):
+        ends += await asyncio.gather(*(race(number) for number in range(first, first + 50)))
+    assert {end.state for end in ends} == {"SUCCEEDED", "CANCELLED"}
+    for end in ends:
+        assert await world.get(end.name) == end

@@ -87,6 +87,7 @@ async def test_a_cancel_of_what_is_not_there_is_refused(serving, name, code):
 
 @pytest.mark.assertion(68)
 async def test_a_cancel_that_races_with_the_end_leaves_one_result(serving, scripted):
+    """Four hundred times, as a caller sees it; the engine's own test does it ten thousand times."""
     completed = set()
 
     async def work(request, operation):
