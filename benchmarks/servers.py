@@ -14,7 +14,9 @@ from typing import Any
 import grpc
 import uvloop
 from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.protobuf import empty_pb2
 from outlastapi.script.v1 import script_pb2, script_pb2_grpc
+from outlastapi.v1 import operation_metadata_pb2
 
 import outlast
 
@@ -33,8 +35,13 @@ class NoOpScripts(script_pb2_grpc.ScriptServiceServicer):
             await asyncio.sleep(step.sleep.ToTimedelta().total_seconds())
         return script_pb2.RunScriptResponse(text=f"{began} {time.monotonic()}")
 
-    async def EraseScript(self, request: script_pb2.EraseScriptRequest, context: Any) -> Any:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not measured")
+    @outlast.long_running()
+    async def EraseScript(
+        self,
+        request: script_pb2.EraseScriptRequest,
+        operation: outlast.OperationContext[operation_metadata_pb2.OperationMetadata],
+    ) -> empty_pb2.Empty:
+        return empty_pb2.Empty()
 
 
 class BareOperations(operations_pb2_grpc.OperationsServicer):

@@ -14,6 +14,7 @@ def test_every_measurement_runs_and_names_its_target():
         timeout=120,
     )
     assert finished.returncode == 0, finished.stderr
+    assert "not decorated" not in finished.stderr
     for line in ("bare get", "start, execution off", "start to done", "memory", "sqlite"):
         assert f"\n{line} " in finished.stdout
     for line in ("start reply to handler running", "completion to WaitOperation reply"):
