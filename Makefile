@@ -10,7 +10,7 @@ SEED    ?=# what it does and when; empty for a new one
 PHOTOS  ?=# the folder that `make demo` works on; empty for photos of its own
 
 VENV   := .venv
-# For the test of the README's Node client; a machine without npm skips it.
+# For the test of the README's Node client, which is skipped without npm, but not in CI.
 NODE_PACKAGES := @grpc/grpc-js@1.14.7 @grpc/proto-loader@0.8.1
 export NODE_PATH := $(CURDIR)/.venv/node/node_modules
 PY     := $(VENV)/bin/python
@@ -137,7 +137,7 @@ chaos: $(STAMP) ## Kill and pause servers under load and check what callers saw 
 	$(PY) -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
-bench: $(STAMP) ## Measure, and print the tables of the documentation
+bench: $(STAMP) ## Measure Outlast beside a bare server, and print the figures
 	$(PY) -m benchmarks
 
 .PHONY: clean

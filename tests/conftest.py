@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import grpc
 import pytest
@@ -20,6 +21,12 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 def grpc_for_good() -> None:
     """Have gRPC set itself up once: it tears down with its last object, which blocks the loop."""
     grpc.aio.init_grpc_aio()
+
+
+@pytest.fixture(scope="session")
+def lacking() -> Callable[[str], NoReturn]:
+    """Return what ends a test that this machine lacks something for: CI must lack nothing."""
+    return pytest.fail if os.environ.get("CI") else pytest.skip
 
 
 @pytest.fixture(autouse=True)

@@ -26,10 +26,10 @@ def test_every_file_of_a_document_is_used_by_a_later_block(document, read_blocks
             assert any(stem in later.text for later in blocks[number + 1 :]), block.where
 
 
-def test_the_client_for_node_works(root, read_blocks, reader):
+def test_the_client_for_node_works(root, read_blocks, reader, lacking):
     node = shutil.which("node")
     if node is None:
-        pytest.skip("node is not installed")
+        lacking("node is not installed")
     search_path = os.pathsep.join([str(root / "node_modules"), os.environ.get("NODE_PATH", "")])
     script = f"{list(NODE_PACKAGES)}.forEach(name => require.resolve(name))"
     found = subprocess.run(
@@ -39,7 +39,7 @@ def test_the_client_for_node_works(root, read_blocks, reader):
         check=False,
     )
     if found.returncode != 0:
-        pytest.skip(f"node finds no {' or '.join(NODE_PACKAGES)} in node_modules or NODE_PATH")
+        lacking(f"node finds no {' or '.join(NODE_PACKAGES)} in node_modules or NODE_PATH")
     reader.not_run.remove("node")
     for block in read_blocks(root / "README.md"):
         reader.follow(block)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -86,26 +86,30 @@ def start_child() -> Iterator[Callable[..., Child]]:
 
 
 @pytest.fixture
-def start_unprivileged_child(start_child: Callable[..., Child]) -> Callable[..., Child]:
+def start_unprivileged_child(
+    start_child: Callable[..., Child], lacking: Callable[[str], NoReturn]
+) -> Callable[..., Child]:
     """Return how to start a process that permissions apply to, also for root."""
 
     def start(*arguments: object) -> Child:
         if os.geteuid() != 0:
             return start_child(*arguments)
         if not _works(*_WITHOUT_PRIVILEGE, "true"):
-            pytest.skip("root cannot give up its right to write everywhere: no setpriv")
+            lacking("root cannot give up its right to write everywhere: no setpriv")
         return start_child(*arguments, prefix=_WITHOUT_PRIVILEGE)
 
     return start
 
 
 @pytest.fixture
-def start_mounting_child(start_child: Callable[..., Child]) -> Callable[..., Child]:
+def start_mounting_child(
+    start_child: Callable[..., Child], lacking: Callable[[str], NoReturn]
+) -> Callable[..., Child]:
     """Return how to start a process that may mount file systems of its own."""
 
     def start(*arguments: object) -> Child:
         if not _works(*_UNSHARE, "true"):
-            pytest.skip("this machine does not let a process mount file systems of its own")
+            lacking("this machine does not let a process mount file systems of its own")
         return start_child(*arguments, prefix=_UNSHARE)
 
     return start
