@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ from google.rpc import code_pb2, status_pb2
 from outlastapi.v1 import operations_admin_pb2 as admin_pb2
 from outlastapi.v1 import operations_admin_pb2_grpc
 
+from outlast.cli import render
 from outlast.cli.exit_codes import ExitCode
 
 WORKER = "a-worker"
@@ -210,6 +212,19 @@ def test_attempts_says_when_where_and_why(run, admin):
     lines = run("operations", "attempts", "operations/a", "--json", server=admin).stdout
     first, second = map(json.loads, lines.splitlines())
     assert (first["outcome"], second["attempt"]) == ("LOST", 2)
+
+
+def test_attempts_are_a_table_on_a_terminal(run, admin, monkeypatch):
+    terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(render, "sys", terminal)
+    none = run("operations", "attempts", "operations/a", server=admin)
+    assert (none.stdout, none.stderr) == ("", "No attempts.\n")
+    error = status_pb2.Status(code=code_pb2.ABORTED, message="[red]lost[/red]")
+    failed = admin_pb2.OperationAttempt.FAILED
+    admin.attempts = [admin_pb2.OperationAttempt(attempt=1, outcome=failed, error=error)]
+    heading, row = run("operations", "attempts", "operations/a", server=admin).stdout.splitlines()
+    assert heading.split() == ["ATTEMPT", "OUTCOME", "STARTED", "ENDED", "WORKER", "ERROR"]
+    assert row.split() == ["1", "FAILED", "[red]lost[/red]", "(ABORTED)"]
 
 
 def test_list_can_ask_for_dead_letters(run, foreign):
