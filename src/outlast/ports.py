@@ -156,7 +156,12 @@ class OperationStore(ABC):
 
     @abstractmethod
     async def insert(
-        self, operation: Operation, request: Payload, *, max_pending: int | None = None
+        self,
+        operation: Operation,
+        request: Payload,
+        *,
+        max_pending: int | None = None,
+        max_pending_in_method: int | None = None,
     ) -> Inserted:
         """Keep a new PENDING operation, which is due at its `ready_time`.
 
@@ -165,7 +170,8 @@ class OperationStore(ABC):
         request_id, it is returned instead, also to callers that insert at the same
         time; with another request_digest RequestIdReusedError is raised. Raises
         ExclusiveConflictError if an operation with the same (not empty) exclusive_key
-        is not done, and QueueFullError if `max_pending` operations are PENDING. When
+        is not done, and QueueFullError if `max_pending` operations are PENDING, or
+        `max_pending_in_method` of the same method. When
         it raises, nothing is kept.
         """
 

@@ -1,11 +1,12 @@
 """The types of the command's parameters."""
 
 import math
+from datetime import timedelta
 
 import click
 import pytest
 
-from outlast.cli.parameters import duration, header
+from outlast.cli.parameters import duration, engine_setting, header
 
 
 @pytest.mark.parametrize(
@@ -24,3 +25,27 @@ def test_what_is_no_duration_is_refused(text):
 
 def test_a_header_has_a_name_in_lower_case_and_may_have_colons_in_its_value():
     assert header("Authorization: Bearer a:b") == ("authorization", "Bearer a:b")
+
+
+def test_a_setting_of_the_engine_is_a_count_or_a_duration():
+    assert engine_setting("max_pending=500") == ("max_pending", 500)
+    assert engine_setting("max_wait=1.5m") == ("max_wait", timedelta(seconds=90))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_pending", "NAME=VALUE"),
+        ("nothing=1", "one of concurrency, lease"),
+        ("max_pending=0", "whole number"),
+        ("max_pending=-1", "whole number"),
+        ("max_pending=many", "whole number"),
+        ("max_pending=\u0661", "whole number"),
+        ("max_wait=0s", "more than 0"),
+        ("max_wait=never", "must have an end"),
+        ("max_wait=soon", "not a duration"),
+    ],
+)
+def test_what_is_no_setting_of_the_engine_is_refused(text, message):
+    with pytest.raises(click.BadParameter, match=message):
+        engine_setting(text)

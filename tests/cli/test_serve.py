@@ -239,6 +239,7 @@ def test_a_debugging_person_is_shown_where_a_service_broke():
         (*GREETER, "--grace", "soon"),
         (*GREETER, "--lease", "never"),
         (*GREETER, "--lease", "0s"),
+        (*GREETER, "--set", "max_pending"),
         (*GREETER, "--store", ""),
         (*GREETER, "--store", "memory"),
         ("--service", "./greeting_service.py:Greeter"),

@@ -2,10 +2,14 @@
 
 import math
 import re
+from dataclasses import fields
+from datetime import timedelta
 from typing import Any
 
 import click
 from click.core import ParameterSource
+
+from outlast.engine.settings import EngineSettings
 
 NEVER = "never"
 
@@ -51,6 +55,19 @@ def positive_duration(text: str) -> float:
     if not seconds:
         raise click.BadParameter("must be more than 0.")
     return seconds
+
+
+def engine_setting(text: str) -> tuple[str, int | timedelta]:
+    """Return the name and the value of a setting of the engine, `name=value`."""
+    name, separator, value = text.partition("=")
+    kinds = {field.name: type(field.default) for field in fields(EngineSettings)}
+    if not separator or name not in kinds:
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE with one of {', '.join(kinds)}.")
+    if kinds[name] is timedelta:
+        return name, timedelta(seconds=positive_duration(value))
+    if not (value.isascii() and value.isdigit() and int(value)):
+        raise click.BadParameter(f"{name}: {value!r} is not a whole number of at least 1.")
+    return name, int(value)
 
 
 def header(text: str) -> tuple[str, str]:

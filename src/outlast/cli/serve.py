@@ -11,7 +11,12 @@ import click
 
 from outlast.cli.connection import DEFAULT_ADDRESS
 from outlast.cli.loading import load_service
-from outlast.cli.parameters import EnvironmentOption, finite_duration, positive_duration
+from outlast.cli.parameters import (
+    EnvironmentOption,
+    engine_setting,
+    finite_duration,
+    positive_duration,
+)
 
 SCRIPT_SERVICE = "outlast_script:ScriptService"
 
@@ -102,6 +107,17 @@ _MAX_PORT = 65535
     help="How long running operations may take to end when the server stops.",
 )
 @click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    type=engine_setting,
+    cls=EnvironmentOption,
+    envvar="OUTLAST_SET",
+    metavar="NAME=VALUE",
+    help="Another setting of outlast.EngineSettings, such as max_pending=500 or max_wait=30s. "
+    "Repeatable; in the environment separated by spaces.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -121,6 +137,7 @@ def serve(
     concurrency: int,
     lease: float,
     grace: float,
+    settings: tuple[tuple[str, int | timedelta], ...],
     log_level: str,
 ) -> None:
     """Serve services with their long-running operations.
@@ -152,9 +169,12 @@ def serve(
         store=store,
         listen=listen,
         tls_files=(tls_cert, tls_key) if tls_cert and tls_key else None,
-        concurrency=concurrency,
-        lease=timedelta(seconds=lease),
         grace=timedelta(seconds=grace),
+        settings={
+            "concurrency": concurrency,
+            "lease": timedelta(seconds=lease),
+            **dict(settings),
+        },
     )
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,12 @@ def serve_until_stopped(
     store: str,
     listen: str,
     tls_files: tuple[Path, Path] | None,
-    concurrency: int,
-    lease: timedelta,
     grace: timedelta,
+    settings: Mapping[str, Any],
 ) -> None:
     """Serve until a signal comes; raise Failure if the server cannot start or breaks down.
 
-    `tls_files` are the certificate chain and its key.
+    `tls_files` are the certificate chain and its key, `settings` those of the engine.
     """
     try:
         config = ServerConfig(
@@ -50,7 +49,7 @@ def serve_until_stopped(
             listen=listen,
             tls=TlsFiles(certificate=tls_files[0], key=tls_files[1]) if tls_files else None,
             grace=grace,
-            engine=EngineSettings(concurrency=concurrency, lease=lease),
+            engine=EngineSettings(**settings),
         )
         _run(_serve(services, config))
     except OutlastError as error:

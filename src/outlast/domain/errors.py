@@ -115,10 +115,9 @@ class QueueFullError(ResourceExhaustedError):
 
     reason = "QUEUE_FULL"
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(
-            f"{limit} operations are waiting already; try again later", limit=str(limit)
-        )
+    def __init__(self, limit: int, method: str | None = None) -> None:
+        what = "operations" if method is None else f"operations of {method}"
+        super().__init__(f"{limit} {what} are waiting already; try again later", limit=str(limit))
 
 
 class TooManyWaitersError(ResourceExhaustedError):
@@ -130,6 +129,17 @@ class TooManyWaitersError(ResourceExhaustedError):
         super().__init__(
             f"{limit} calls are waiting for operations already; poll, or try again later",
             limit=str(limit),
+        )
+
+
+class TooManyCallsError(ResourceExhaustedError):
+    """As many calls are under way as may."""
+
+    reason = "TOO_MANY_CALLS"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit} calls are being answered already; try again later", limit=str(limit)
         )
 
 

@@ -87,7 +87,10 @@ class OperationManager:
         operation = self._new_operation(start)
         inserted = await self._patiently(
             lambda: self._store.insert(
-                operation, start.request, max_pending=self._settings.max_pending
+                operation,
+                start.request,
+                max_pending=self._settings.max_pending,
+                max_pending_in_method=start.method.max_pending,
             ),
             patience,
         )

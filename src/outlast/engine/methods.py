@@ -25,9 +25,18 @@ class Method:
     retention: timedelta = timedelta(days=30)
     concurrency: int | None = None
     """How many of its operations this process runs at the same time; None for no own limit."""
+    max_pending: int | None = None
+    """How many of its operations may wait for a worker; None for no own limit."""
 
     def __post_init__(self) -> None:
-        check_limits(self.name, self.retry, self.timeout, self.retention, self.concurrency)
+        check_limits(
+            self.name,
+            self.retry,
+            self.timeout,
+            self.retention,
+            concurrency=self.concurrency,
+            max_pending=self.max_pending,
+        )
 
 
 def check_limits(
@@ -35,12 +44,13 @@ def check_limits(
     retry: RetryPolicy,
     timeout: timedelta | None,
     retention: timedelta,
-    concurrency: int | None,
+    **counts: int | None,
 ) -> None:
     """Raise ConfigurationError, which names the place, for rules that cannot be followed."""
     require(f"{where}: retry", retry, RetryPolicy, "a RetryPolicy")
     if timeout is not None:
         require_time(f"{where}: timeout", timeout)
     require_time(f"{where}: retention", retention)
-    if concurrency is not None:
-        require_count(f"{where}: concurrency", concurrency)
+    for name, count in counts.items():
+        if count is not None:
+            require_count(f"{where}: {name}", count)

@@ -35,6 +35,8 @@ class EngineSettings:
     """How often expired operations are swept out."""
     max_pending: int = 10_000
     """How many operations may wait for a worker; over it, starts are refused."""
+    max_calls: int = 10_000
+    """How many calls may be under way, besides those that wait; over it, they are refused."""
     max_waiters: int = 100_000
     """How many calls may wait for operations; over it, they are refused."""
     max_request_bytes: int = 4 * _MIB

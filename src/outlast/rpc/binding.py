@@ -141,6 +141,7 @@ class Binding:
             timeout=options.timeout,
             retention=options.retention,
             concurrency=options.concurrency,
+            max_pending=options.max_pending,
         )
 
     async def start(self, request: Any, context: Any) -> operations_pb2.Operation:

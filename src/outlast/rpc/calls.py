@@ -3,12 +3,17 @@
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from outlast.domain.errors import InvalidArgumentError, PayloadTooLargeError
+from outlast.domain.errors import (
+    InvalidArgumentError,
+    PayloadTooLargeError,
+    TooManyCallsError,
+)
 from outlast.rpc.errors import abort
 
 _Handler = Callable[[Any, Any], Any]
@@ -18,7 +23,27 @@ _REPLY_MARGIN_SECONDS = 0.25
 """How long before the caller's deadline an answer is sent, so that it arrives."""
 
 
-def guarded(handler: _Handler, decode: _Decode = lambda request: request) -> _Handler:
+class CallLimit:
+    """Lets in so many calls at a time; raises TooManyCallsError for one more."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._under_way = 0
+
+    def __enter__(self) -> None:
+        if self._under_way >= self._limit:
+            raise TooManyCallsError(self._limit)
+        self._under_way += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._under_way -= 1
+
+
+def guarded(
+    handler: _Handler,
+    decode: _Decode = lambda request: request,
+    limit: AbstractContextManager[None] = nullcontext(),  # noqa: B008  # it has no state
+) -> _Handler:
     """Return a handler that ends RPCs with rich errors instead of raising.
 
     It decodes its requests itself, because grpc answers what it cannot decode with
@@ -26,8 +51,8 @@ def guarded(handler: _Handler, decode: _Decode = lambda request: request) -> _Ha
     in grpc's threads and must not be handed in; see `is_async`.
     """
     if inspect.isasyncgenfunction(handler):
-        return _guarded_stream(handler, decode)
-    return _guarded_call(handler, decode)
+        return _guarded_stream(handler, decode, limit)
+    return _guarded_call(handler, decode, limit)
 
 
 def bounded(decode: _Decode, limit: int) -> _Decode:
@@ -49,21 +74,31 @@ def is_async(handler: _Handler) -> bool:
     return inspect.isasyncgenfunction(handler) or inspect.iscoroutinefunction(handler)
 
 
-def _guarded_call(handler: Callable[[Any, Any], Awaitable[Any]], decode: _Decode) -> _Handler:
+def _guarded_call(
+    handler: Callable[[Any, Any], Awaitable[Any]],
+    decode: _Decode,
+    limit: AbstractContextManager[None],
+) -> _Handler:
     async def call(request: Any, context: Any) -> Any:
         try:
-            return await handler(decode(request), context)
+            with limit:
+                return await handler(decode(request), context)
         except BaseException as error:  # noqa: BLE001  # the one place where RPCs end badly
             await _end(context, error)
 
     return call
 
 
-def _guarded_stream(handler: Callable[[Any, Any], AsyncIterator[Any]], decode: _Decode) -> _Handler:
+def _guarded_stream(
+    handler: Callable[[Any, Any], AsyncIterator[Any]],
+    decode: _Decode,
+    limit: AbstractContextManager[None],
+) -> _Handler:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            async for message in handler(decode(request), context):
-                yield message
+            with limit:
+                async for message in handler(decode(request), context):
+                    yield message
         except BaseException as error:  # noqa: BLE001  # as above
             await _end(context, error)
 

@@ -37,6 +37,7 @@ class Options:
     timeout: timedelta | None
     retention: timedelta
     concurrency: int | None
+    max_pending: int | None
     validate: Callable[..., Awaitable[None] | None] | None
     exclusive: Callable[[Any], str] | None
     target: Callable[[Any], str] | None
@@ -48,6 +49,7 @@ def long_running(
     timeout: timedelta | None = None,  # of the operation, not of this call
     retention: timedelta = timedelta(days=30),
     concurrency: int | None = None,
+    max_pending: int | None = None,
     validate: Callable[..., Awaitable[None] | None] | None = None,
     exclusive: Callable[[Any], str] | None = None,  # Any: a lambda's request has no type
     target: Callable[[Any], str] | None = None,
@@ -67,6 +69,8 @@ def long_running(
             between them included; then it ends with DEADLINE_EXCEEDED.
         retention: How long the finished operation is kept.
         concurrency: How many of them one process runs at the same time.
+        max_pending: How many of them may wait for a worker; over it, starts are refused
+            with RESOURCE_EXHAUSTED.
         validate: Checks a request before anything is stored: a function of the request,
             or of the servicer and the request. It raises InvalidArgumentError or
             ServiceError, which the caller receives.
@@ -99,6 +103,7 @@ def long_running(
             timeout=timeout,
             retention=retention,
             concurrency=concurrency,
+            max_pending=max_pending,
             validate=validate,
             exclusive=exclusive,
             target=target,
@@ -120,7 +125,14 @@ def _check(options: Options) -> None:
     where = _where(options.handler)
     if not takes(options.handler, 3):
         raise ConfigurationError(f"{where} must take self, the request and the OperationContext")
-    check_limits(where, options.retry, options.timeout, options.retention, options.concurrency)
+    check_limits(
+        where,
+        options.retry,
+        options.timeout,
+        options.retention,
+        concurrency=options.concurrency,
+        max_pending=options.max_pending,
+    )
     for name in ("validate", "exclusive", "target"):
         require_function(f"{where}: {name}", getattr(options, name))
     if options.validate and not (takes(options.validate, 1) or takes(options.validate, 2)):

@@ -1,7 +1,8 @@
 """Services as generated code describes them, and their registration with a server."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +12,21 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from outlast.domain.checks import require
 from outlast.domain.errors import ConfigurationError
-from outlast.rpc.calls import bounded, guarded, is_async
+from outlast.rpc.calls import CallLimit, bounded, guarded, is_async
 from outlast.rpc.snapshots import Encoded
 
 
 class Service:
     """A servicer with what the code that grpc_tools generated says about it.
 
-    Raises ConfigurationError if it is not an instance of a generated servicer, and for
-    a method that is not async.
+    `parking` names the methods whose calls wait, and have a limit of their own. Raises
+    ConfigurationError if it is not an instance of a generated servicer, and for a method
+    that is not async.
     """
 
-    def __init__(self, servicer: object) -> None:
+    def __init__(self, servicer: object, *, parking: Collection[str] = ()) -> None:
         self.servicer = servicer
+        self._parking = parking
         self._generated = _generated_class(servicer)
         self._registered = _register(servicer, self._generated)
         self.name: str = self._registered.service_name()
@@ -38,14 +41,16 @@ class Service:
             ) from error
         self._handlers = dict(self._written())
 
-    def add_to(self, server: grpc.aio.Server, max_request_bytes: int) -> None:
-        """Register the service, its handlers guarded.
+    def add_to(self, server: grpc.aio.Server, max_request_bytes: int, limit: CallLimit) -> None:
+        """Register the service, its handlers guarded and under a limit.
 
         Raises ConfigurationError for a server of threads.
         """
         require("server", server, grpc.aio.Server, "a server of grpc.aio.server()")
         handlers = {
-            name: _guarded_handler(handler, max_request_bytes)
+            name: _guarded_handler(
+                handler, max_request_bytes, nullcontext() if name in self._parking else limit
+            )
             for name, handler in self._handlers.items()
         }
         generic = grpc.method_handlers_generic_handler(self.name, handlers)
@@ -135,13 +140,15 @@ def _function_of(handler: Any) -> Any:
     return getattr(handler, shape)
 
 
-def _guarded_handler(handler: Any, max_request_bytes: int) -> "grpc.RpcMethodHandler[Any, Any]":
+def _guarded_handler(
+    handler: Any, max_request_bytes: int, limit: AbstractContextManager[None]
+) -> "grpc.RpcMethodHandler[Any, Any]":
     _, make = _FACTORIES[handler.request_streaming, handler.response_streaming]
     function, decode = _function_of(handler), handler.request_deserializer
     if handler.request_streaming:
-        function = guarded(function)
+        function = guarded(function, limit=limit)
     else:
-        function, decode = guarded(function, bounded(decode, max_request_bytes)), None
+        function, decode = guarded(function, bounded(decode, max_request_bytes), limit), None
     return make(
         function,
         request_deserializer=decode,

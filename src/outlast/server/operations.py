@@ -15,6 +15,7 @@ from outlast.engine.settings import EngineSettings
 from outlast.ports import Clock, OperationStore
 from outlast.rpc.admin import OperationsAdminServicer
 from outlast.rpc.binding import bind_service
+from outlast.rpc.calls import CallLimit
 from outlast.rpc.codec import Codec
 from outlast.rpc.operations import OperationsServicer
 from outlast.rpc.services import Service
@@ -37,11 +38,12 @@ class Operations:
     def __init__(self, engine: Engine, services: Sequence[object]) -> None:
         codec = Codec()
         self.engine = engine
+        self._call_limit = CallLimit(engine.settings.max_calls)
         require("services", services, Iterable, "a list of servicers")
         given = [Service(servicer) for servicer in services]
         self._services = [
             *given,
-            Service(OperationsServicer(engine, codec)),
+            Service(OperationsServicer(engine, codec), parking={"WaitOperation"}),
             Service(OperationsAdminServicer(engine, codec)),
         ]
         _require_different(self._services)
@@ -86,7 +88,7 @@ class Operations:
             Engine.open(opened, time, settings) as engine,
         ):
             operations = cls(engine, services)
-            engine.start(execute=execute, watch_loop=clock is None)
+            engine.start(execute=execute, watch_loop=isinstance(time, SystemClock))
             yield operations
 
     @property
@@ -97,7 +99,7 @@ class Operations:
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve the services and their operations on a grpc.aio server that has not started."""
         for service in self._services:
-            service.add_to(server, self.engine.settings.max_request_bytes)
+            service.add_to(server, self.engine.settings.max_request_bytes, self._call_limit)
 
 
 class _Opening(AbstractAsyncContextManager[T]):

@@ -153,10 +153,21 @@ class FaultyStore(OperationStore):
         return self._store.secret
 
     async def insert(
-        self, operation: Operation, request: Payload, *, max_pending: int | None = None
+        self,
+        operation: Operation,
+        request: Payload,
+        *,
+        max_pending: int | None = None,
+        max_pending_in_method: int | None = None,
     ) -> Inserted:
         return await self._call(
-            "insert", lambda: self._store.insert(operation, request, max_pending=max_pending)
+            "insert",
+            lambda: self._store.insert(
+                operation,
+                request,
+                max_pending=max_pending,
+                max_pending_in_method=max_pending_in_method,
+            ),
         )
 
     async def redrive(

@@ -34,14 +34,14 @@ class _Queue:
     """Another one, of those operations that run on trial."""
     unfinished: set[str] = field(default_factory=set)
     dead_letters: set[str] = field(default_factory=set)
+    pending: int = 0
+    """How many are PENDING."""
 
 
 class Records:
     """Every record by name, by request_id, by exclusive key, by age and by what is due next."""
 
     def __init__(self) -> None:
-        self.pending = 0
-        """How many are PENDING."""
         self._by_name: dict[str, Operation] = {}
         self._by_request: dict[tuple[str, str, str, str], str] = {}
         self._holders: dict[str, str] = {}
@@ -104,6 +104,12 @@ class Records:
         """Return every method that an operation was of, ordered."""
         return sorted(self._queues)
 
+    def pending(self, method: str | None = None) -> int:
+        """Return how many operations are PENDING, of one method or in all."""
+        if method is not None:
+            return self._queues[method].pending
+        return sum(queue.pending for queue in self._queues.values())
+
     def unfinished(self, method: str) -> list[Operation]:
         """Return what is not done, hidden or not."""
         return [self._by_name[name] for name in self._queues[method].unfinished]
@@ -131,7 +137,7 @@ class Records:
             ):
                 moments = queue.suspects if suspect else queue.moments
                 heapq.heappush(moments, (operation.ready_time, operation.name))
-        self.pending += _pending(operation) - _pending(before)
+        queue.pending += _pending(operation) - _pending(before)
         if operation.done:
             self._release(operation)
             if operation.expire_time is not None:
@@ -150,8 +156,9 @@ class Records:
             self._hide(operation)
         self._release(operation)
         self._forget_redrive(operation)
-        self._queues[operation.method].dead_letters.discard(name)
-        self.pending -= _pending(operation)
+        queue = self._queues[operation.method]
+        queue.dead_letters.discard(name)
+        queue.pending -= _pending(operation)
 
     def _show(self, operation: Operation) -> None:
         if operation.request_id:

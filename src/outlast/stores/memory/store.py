@@ -68,13 +68,18 @@ class MemoryStore(OperationStore):
         return self._secret
 
     async def insert(
-        self, operation: Operation, request: Payload, *, max_pending: int | None = None
+        self,
+        operation: Operation,
+        request: Payload,
+        *,
+        max_pending: int | None = None,
+        max_pending_in_method: int | None = None,
     ) -> Inserted:
         with self._lock:
             existing = self._records.get(operation.name) or self._same_request(operation)
             if existing is not None:
                 return Inserted(existing, created=False)
-            self._admit(operation, max_pending)
+            self._admit(operation, max_pending, max_pending_in_method)
             return self._keep(operation, request)
 
     async def redrive(
@@ -97,15 +102,19 @@ class MemoryStore(OperationStore):
         eligible = (it for it in redrives if done or not it.done)
         return min(eligible, key=lambda it: (it.done, now - it.create_time, it.name), default=None)
 
-    def _admit(self, operation: Operation, max_pending: int | None) -> None:
+    def _admit(
+        self, operation: Operation, max_pending: int | None, in_method: int | None = None
+    ) -> None:
         """Raise unless there is room for an operation, and nobody has what it needs."""
         holder = self._records.holder(operation.exclusive_key)
         if holder is not None:
             raise ExclusiveConflictError(
                 operation.exclusive_key, holder.name, deleted=holder.deleted
             )
-        if max_pending is not None and self._records.pending >= max_pending:
+        if max_pending is not None and self._records.pending() >= max_pending:
             raise QueueFullError(max_pending)
+        if in_method is not None and self._records.pending(operation.method) >= in_method:
+            raise QueueFullError(in_method, operation.method)
 
     def _keep(self, operation: Operation, request: Payload) -> Inserted:
         self._requests[operation.name] = request

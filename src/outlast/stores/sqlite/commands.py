@@ -2,6 +2,7 @@
 
 import logging
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -44,12 +45,18 @@ class Insert(Command[Inserted]):
     operation: Operation
     request: Payload
     max_pending: int | None
+    max_pending_in_method: int | None
 
     @classmethod
     def prepare(cls, transaction: Transaction, commands: Sequence[Self]) -> None:
         """Insert those that nothing speaks against in few statements."""
-        limits = [c.max_pending for c in commands if c.max_pending is not None]
-        if not limits or transaction.pending(max(limits)) + len(commands) <= min(limits):
+        fits = _fits(transaction, [command.max_pending for command in commands], None)
+        limits: defaultdict[str, list[int | None]] = defaultdict(list)
+        for command in commands:
+            limits[command.operation.method].append(command.max_pending_in_method)
+        for method, given in limits.items():
+            fits &= _fits(transaction, given, method)  # all are counted before one is inserted
+        if fits:
             _insert(transaction, commands)
 
     def run(self, transaction: Transaction) -> Inserted:
@@ -63,13 +70,17 @@ class Insert(Command[Inserted]):
             if existing.request_digest != self.operation.request_digest:
                 raise RequestIdReusedError(self.operation.request_id)
             return Inserted(existing, created=False)
-        limit = self.max_pending
-        if limit is not None and transaction.pending(limit) >= limit:
-            raise QueueFullError(limit)
+        self._require_room(transaction, self.max_pending, None)
+        self._require_room(transaction, self.max_pending_in_method, self.operation.method)
         _insert(transaction, [self])
         if transaction.find(self.operation.name) is None:
             raise exclusive_conflict(transaction, self.operation.exclusive_key)
         return Inserted(self.operation, created=True)
+
+    @staticmethod
+    def _require_room(transaction: Transaction, limit: int | None, method: str | None) -> None:
+        if limit is not None and transaction.pending(limit, method) >= limit:
+            raise QueueFullError(limit, method)
 
     def _same_request(self, transaction: Transaction) -> Operation | None:
         """Return the operation that has the request_id; forget it if it has expired."""
@@ -86,6 +97,12 @@ class Insert(Command[Inserted]):
             transaction.connection.execute(statements.FORGET, [row[0]])
             return None
         return existing
+
+
+def _fits(transaction: Transaction, given: Sequence[int | None], method: str | None) -> bool:
+    """Whether so many operations as there are limits can wait without exceeding one."""
+    limits = [limit for limit in given if limit is not None]
+    return not limits or transaction.pending(max(limits), method) + len(given) <= min(limits)
 
 
 def exclusive_conflict(transaction: Transaction, key: str) -> ExclusiveConflictError:

@@ -31,6 +31,9 @@ class Redrive(Command[Inserted]):
         if any(command.max_pending is not None for command in commands):
             # All are counted: commands that come later may have other limits.
             transaction.pending(sys.maxsize)
+            for command in commands:
+                if (old := transaction.find(command.name)) is not None:
+                    transaction.pending(sys.maxsize, old.operation.method)
 
     def run(self, transaction: Transaction) -> Inserted:
         old = transaction.find(self.name)

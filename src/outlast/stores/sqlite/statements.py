@@ -30,6 +30,12 @@ SELECT count(*) FROM (
     WHERE ready_time IS NOT NULL AND state = 'PENDING' LIMIT ?
 )
 """
+COUNT_PENDING_IN_METHOD = """
+SELECT count(*) FROM (
+    SELECT 1 FROM operations INDEXED BY operations_ready
+    WHERE method = ? AND ready_time IS NOT NULL AND state = 'PENDING' LIMIT ?
+)
+"""
 BY_REQUEST = f"""
 SELECT o.id, {SELECT_COLUMNS} FROM operations o
 WHERE o.request_id = ? AND o.request_id <> '' AND o.method = ? AND o.parent = ? AND o.principal = ?

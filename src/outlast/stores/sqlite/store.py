@@ -110,9 +110,16 @@ class SqliteStore(OperationStore):
         return self._file.secret
 
     async def insert(
-        self, operation: Operation, request: Payload, *, max_pending: int | None = None
+        self,
+        operation: Operation,
+        request: Payload,
+        *,
+        max_pending: int | None = None,
+        max_pending_in_method: int | None = None,
     ) -> Inserted:
-        return await self._writer.run(Insert(operation, request, max_pending))
+        return await self._writer.run(
+            Insert(operation, request, max_pending, max_pending_in_method)
+        )
 
     async def redrive(
         self, name: str, operation_id: str, *, again: bool = True, max_pending: int | None = None

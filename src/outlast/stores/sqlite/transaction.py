@@ -2,7 +2,8 @@
 
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Generic, Self, TypeVar
@@ -37,23 +38,33 @@ class Backlog:
     """
 
     def __init__(self) -> None:
-        self._count: int | None = None
+        self._counts: dict[str | None, int] = {}
+        """By method; None for all."""
         self._data_version = 0
 
-    def count(self, connection: sqlite3.Connection, limit: int) -> int:
+    def count(self, connection: sqlite3.Connection, limit: int, method: str | None) -> int:
         """Return the number, or the limit if there are as many or more."""
         version = data_version(connection)
-        if self._count is not None and version == self._data_version:
-            return min(self._count, limit)
-        (count,) = connection.execute(statements.COUNT_PENDING, [limit]).fetchone()
-        self._count = count if count < limit else None
-        self._data_version = version
+        if version != self._data_version:
+            self._counts.clear()
+            self._data_version = version
+        known = self._counts.get(method)
+        if known is not None:
+            return min(known, limit)
+        sql, parameters = statements.COUNT_PENDING, [limit]  # type: tuple[str, list[str | int]]
+        if method is not None:
+            sql, parameters = statements.COUNT_PENDING_IN_METHOD, [method, limit]
+        (count,) = connection.execute(sql, parameters).fetchone()
+        if count < limit:
+            self._counts[method] = count
         return int(count)
 
-    def add(self, difference: int) -> None:
+    def add(self, differences: Mapping[str, int]) -> None:
         """Take over what a transaction has changed, once it is committed."""
-        if self._count is not None:
-            self._count += difference
+        for method, difference in differences.items():
+            for key in (method, None):
+                if key in self._counts:
+                    self._counts[key] += difference
 
 
 class Transaction:
@@ -69,8 +80,8 @@ class Transaction:
         self._recent = recent
         self._recent_is_current = False
         self._outdated: set[str] = set()
-        self._pending_before: int | None = None
-        self._pending_difference = 0
+        self._pending_before: dict[str | None, int] = {}
+        self._pending_differences: Counter[str] = Counter()
         self._stored: dict[str, Stored | None] = {}
         self._dirty: dict[int, Operation] = {}
         self._attempts: list[Row] = []
@@ -104,18 +115,20 @@ class Transaction:
     def inserted(self, stored: Stored) -> None:
         """Take in a record that this transaction has inserted."""
         self.add(stored)
-        self._pending_difference += 1
+        self._pending_differences[stored.operation.method] += 1
         self.changes.append(Change.of(stored.operation))
 
-    def pending(self, limit: int) -> int:
-        """Return how many operations are PENDING.
+    def pending(self, limit: int, method: str | None = None) -> int:
+        """Return how many operations are PENDING, of one method or in all.
 
         They are counted, up to a limit, by the first call, which comes before anything
         is written: later ones must not ask for more.
         """
-        if self._pending_before is None:
-            self._pending_before = self._backlog.count(self.connection, limit)
-        return self._pending_before + self._pending_difference
+        if method not in self._pending_before:
+            self._pending_before[method] = self._backlog.count(self.connection, limit, method)
+        differences = self._pending_differences
+        difference = differences.total() if method is None else differences[method]
+        return self._pending_before[method] + difference
 
     def outdate(self, names: Iterable[str]) -> None:
         """Have records read again the next time: a statement has changed their rows."""
@@ -123,7 +136,7 @@ class Transaction:
 
     def committed(self) -> Sequence[Change]:
         """Return what is to be told, now that the transaction is durable."""
-        self._backlog.add(self._pending_difference)
+        self._backlog.add(self._pending_differences)
         for name, stored in self._stored.items():
             if stored is not None and stored.operation.state is State.RUNNING:
                 self._recent.put(stored.id, stored.operation)
@@ -146,7 +159,9 @@ class Transaction:
         if attempt is not None:
             self._attempts.append((stored.id, *attempt_values(attempt)))
         stored.operation = after
-        self._pending_difference += (after.state is State.PENDING) - (before.state is State.PENDING)
+        difference = (after.state is State.PENDING) - (before.state is State.PENDING)
+        if difference:
+            self._pending_differences[after.method] += difference
         self.changes.append(Change.of(after))
         if after.deleted and after.done:
             self._dirty.pop(stored.id, None)

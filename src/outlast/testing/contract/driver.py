@@ -73,12 +73,22 @@ class Driver:
         return Operation(**(defaults | fields))
 
     async def try_insert(
-        self, operation: Operation | None = None, *, max_pending: int | None = None, **fields: Any
+        self,
+        operation: Operation | None = None,
+        *,
+        max_pending: int | None = None,
+        max_pending_in_method: int | None = None,
+        **fields: Any,
     ) -> Inserted:
         """Insert an operation and return what became of that."""
         operation = operation or self.new(**fields)
         request = Payload("example.v1.Request", operation.name.encode())
-        return await self.store.insert(operation, request, max_pending=max_pending)
+        return await self.store.insert(
+            operation,
+            request,
+            max_pending=max_pending,
+            max_pending_in_method=max_pending_in_method,
+        )
 
     async def insert(self, **fields: Any) -> Operation:
         """Insert an operation that nothing speaks against."""

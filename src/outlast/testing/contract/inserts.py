@@ -14,11 +14,12 @@ from outlast.domain.errors import (
 )
 from outlast.domain.operation import Operation
 from outlast.domain.status import Payload
-from outlast.domain.transitions import Outcome, Released, Succeeded
+from outlast.domain.transitions import Failed, Outcome, Released, Succeeded
 from outlast.ports import OperationStore
 from outlast.testing.clock import ManualClock
 from outlast.testing.contract.driver import (
     ENDINGS,
+    ERROR,
     METHOD,
     OTHER_METHOD,
     PAUSES,
@@ -286,6 +287,31 @@ class QueueLimitContract(ContractFixtures):
         await driver.start()
         await driver.insert(max_pending=1)
 
+    async def test_a_method_that_has_its_fill_refuses_and_others_do_not(
+        self, driver: Driver
+    ) -> None:
+        await driver.insert(method=OTHER_METHOD)
+        for _ in range(2):
+            await driver.insert(max_pending=10, max_pending_in_method=2)
+        refused = driver.new(exclusive_key="k", request_id="r")
+        with pytest.raises(QueueFullError, match=METHOD):
+            await driver.try_insert(refused, max_pending=10, max_pending_in_method=2)
+        await _assert_not_kept(driver, refused)  # claims what waits
+        await driver.insert(method=OTHER_METHOD, max_pending_in_method=1)
+        with pytest.raises(QueueFullError):
+            await driver.insert(max_pending=1, max_pending_in_method=2)
+        await driver.insert(max_pending=2, max_pending_in_method=1)
+
+    async def test_a_redriven_operation_counts_for_its_method(self, driver: Driver) -> None:
+        failed = (await driver.run(Failed(ERROR))).name
+        redriven, inserted = await asyncio.gather(
+            driver.store.redrive(failed, "again", max_pending=10),
+            driver.try_insert(max_pending=10, max_pending_in_method=2),
+        )
+        assert redriven.created and inserted.created
+        with pytest.raises(QueueFullError):
+            await driver.try_insert(max_pending=10, max_pending_in_method=2)
+
     async def test_a_limit_of_nothing_refuses_everything(self, driver: Driver) -> None:
         with pytest.raises(QueueFullError):
             await driver.try_insert(max_pending=0)
@@ -296,6 +322,21 @@ class QueueLimitContract(ContractFixtures):
         first = await driver.insert(request_id="r", max_pending=1)
         again = await driver.try_insert(request_id="r", max_pending=1)
         assert again.operation == first
+
+    async def test_concurrent_inserts_never_exceed_the_limit_of_their_method(
+        self, driver: Driver
+    ) -> None:
+        methods = [METHOD, OTHER_METHOD] * 5
+        results = await asyncio.gather(
+            *(
+                driver.try_insert(method=method, max_pending=9, max_pending_in_method=3)
+                for method in methods
+            ),
+            return_exceptions=True,
+        )
+        refused = [it for it in results if isinstance(it, QueueFullError)]
+        assert len(refused) == 4
+        assert len(await driver.names()) == 6
 
     async def test_concurrent_inserts_never_exceed_the_limit(
         self, driver: Driver, store: OperationStore
