@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -158,27 +158,22 @@ def _attempts_are_bounded(index: _Indexed) -> Iterator[Anomaly]:
             yield Anomaly("ran after its end", name, text)
 
 
-def _an_attempt_runs_once(index: _Indexed) -> Iterator[Anomaly]:
-    """An attempt is run again only if the one who ran it was told to stop."""
+def _a_lease_runs_once(index: _Indexed) -> Iterator[Anomaly]:
+    """An attempt that was lost or given back may be run again, but under another lease."""
     for name, entries in index.runs.items():
-        stopped = {entry.run for entry in entries if entry.event == "stopped"}
-        going_on: dict[int, str] = {}
-        for entry in entries:
-            if entry.event != "began":
-                continue
-            earlier = going_on.get(entry.attempt)
-            if earlier is not None and earlier not in stopped:
-                yield Anomaly("attempt run twice", name, f"attempt {entry.attempt} began twice")
-            going_on[entry.attempt] = entry.run
+        begun = Counter(entry.epoch for entry in entries if entry.event == "began")
+        for epoch, count in begun.items():
+            if count > 1:
+                yield Anomaly("lease run twice", name, f"lease {epoch} began {count} times")
 
 
 def _recorded_steps_stay(index: _Indexed) -> Iterator[Anomaly]:
-    """A zombie of an earlier attempt may begin a step: nobody tells it before it writes."""
+    """A zombie of an earlier lease may begin a step: nobody tells it before it writes."""
     for name, entries in index.runs.items():
         recorded: dict[str, Entry] = {}
         for entry in entries:
             first = recorded.get(entry.key)
-            if entry.event == "ran" and first is not None and entry.attempt >= first.attempt:
+            if entry.event == "ran" and first is not None and entry.epoch >= first.epoch:
                 text = f"step {entry.key} ran when its result was recorded"
                 yield Anomaly("recorded step executed again", name, text)
             if entry.event == "got" and recorded.setdefault(entry.key, entry).value != entry.value:
@@ -254,7 +249,7 @@ _RULES: Sequence[Callable[[_Indexed], Iterable[Anomaly]]] = (
     _done_is_final,
     _nothing_goes_back,
     _attempts_are_bounded,
-    _an_attempt_runs_once,
+    _a_lease_runs_once,
     _recorded_steps_stay,
     _results_have_an_author,
     _no_waiter_is_missed,

@@ -68,6 +68,8 @@ class Entry:
     max_attempts: int = 8
     key: str = ""
     value: str = ""
+    epoch: int = 0
+    """Of the lease that the run writes under: no two runs have the same."""
 
     def line(self) -> bytes:
         """Return the entry as a line of the file."""

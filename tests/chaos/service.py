@@ -90,6 +90,7 @@ class _Run:
             self._operation.max_attempts,
             key,
             value,
+            self._operation._execution.operation.lease_epoch,
         )
         os.write(self._file, entry.line())
 

@@ -15,6 +15,7 @@ DONE = Snapshot(NAME, "SUCCEEDED", 2, update_time=9, says="run-2 x", content=b"d
 
 
 def entry(event, moment, attempt=1, **fields):
+    fields = {"epoch": attempt} | fields
     return Entry(event, moment, 1, f"run-{attempt}", NAME, "id", attempt, **fields)
 
 
@@ -129,8 +130,8 @@ ANOMALIES = {
         with_entries(entry("failed", 6, attempt=2, max_attempts=1)),
     ),
     "a run after the end": ("ran after its end", with_entries(entry("began", 13, attempt=3))),
-    "an attempt that runs twice": (
-        "attempt run twice",
+    "a lease that is run twice": (
+        "lease run twice",
         with_entries(replace(ENTRIES[3], run="another")),
     ),
     "a recorded step executed again": (
@@ -190,7 +191,10 @@ LEGAL = {
         final={},
     ),
     "an attempt that was given back": with_entries(
-        entry("stopped", 6, attempt=2), replace(ENTRIES[3], run="another")
+        entry("stopped", 6, attempt=2), replace(ENTRIES[3], run="another", epoch=3)
+    ),
+    "an attempt that was lost and does not count": with_entries(
+        replace(ENTRIES[3], run="another", epoch=3)
     ),
     "a step whose result was lost": replace(
         HISTORY, entries=[*ENTRIES[:2], entry("ran", 1.9, key="0", value="y"), *ENTRIES[3:]]

@@ -45,7 +45,7 @@ async def nothing(operation):
 class Zombie(script_pb2_grpc.ScriptServiceServicer):
     @outlast.long_running()
     async def RunScript(self, request, operation):
-        if request.steps and operation.attempt == 1:
+        if request.steps and not Path("runs").exists():
             Path("runs").touch()
             await globals()[request.steps[0].answer.text](operation)
         return script_pb2.RunScriptResponse(text="the result", attempt=operation.attempt)
@@ -69,7 +69,7 @@ def zombie(serve, folder, eventually, state_of):
         stopped.pause()
         other = serve(*service)
         result = other.result(name)
-        assert state_of(result).attempt == 2
+        assert state_of(result).last_error.message == "the worker that ran this attempt was lost"
         (folder / "awake").touch()
         stopped.resume()
         return stopped, other, name, as_bytes(result)
