@@ -134,8 +134,8 @@ def size_on_the_wire(error: grpc.aio.AioRpcError) -> int:
     return sum(len(key) + len(value) + 32 for key, value in fields.items())
 
 
-async def refusal(call: Awaitable[Any]) -> Refusal:
-    """Return how a call fails, after a look at its details."""
+async def refusal(call: Awaitable[Any], *, field: re.Pattern[str] = FIELD) -> Refusal:
+    """Return how a call fails, after a look at its details, and at what the field looks like."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     error = caught.value
@@ -148,7 +148,7 @@ async def refusal(call: Awaitable[Any]) -> Refusal:
     assert status.message == error.details()
     found = Refusal(error.code(), status.message, status, check_status(status))
     if found.code is grpc.StatusCode.INVALID_ARGUMENT:
-        assert FIELD.fullmatch(found.field), found.field
+        assert field.fullmatch(found.field), found.field
     return found
 
 
