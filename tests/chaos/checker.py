@@ -77,6 +77,13 @@ class _Indexed:
         """Return when a caller first knew that an operation had ended."""
         return min((it.ended for it in self.seen[name] if it.snapshot.done), default=math.inf)
 
+    def written(self, name: str) -> float:
+        """Return when the handler that gave the result was about to end the operation."""
+        final = self.history.final.get(name)
+        says = final.says if final is not None else None
+        ends = (it for it in self.runs[name] if it.event == "ended")
+        return min((it.moment for it in ends if it.value == says), default=math.inf)
+
 
 def check(history: History) -> Sequence[Anomaly]:
     """Return every anomaly of a history; none if all promises were kept."""
@@ -200,7 +207,7 @@ def _no_waiter_is_missed(index: _Indexed) -> Iterator[Anomaly]:
     for call in index.history.calls:
         if call.kind != "wait" or call.code not in {"OK", "DEADLINE_EXCEEDED"}:
             continue
-        since = max(index.known_done(call.name), call.began)
+        since = max(min(index.known_done(call.name), index.written(call.name)), call.began)
         late = call.ended - since
         if late <= WAIT_BOUND_SECONDS:
             continue

@@ -156,6 +156,10 @@ ANOMALIES = {
         "waiter missed",
         replace(with_calls(call("wait", 3, LATE, DONE)), outages=[]),
     ),
+    "a waiter missed by the only one who asks": (
+        "waiter missed",
+        replace(HISTORY, calls=[START, call("wait", 3, LATE, DONE)], outages=[]),
+    ),
     "a waiter left without an answer": (
         "waiter missed",
         replace(HISTORY, outages=[replace(OUTAGES[0], kind="kill", server="another")]),
