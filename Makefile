@@ -6,7 +6,8 @@ PYTHON  ?= $(shell python3.11 --version >/dev/null 2>&1 && echo python3.11 || ec
 WORKERS ?= 2# test processes; 0 runs the tests in one
 ARGS    ?=# more arguments for pytest, as in `make test ARGS='-k wait'`
 SECONDS ?= 60# how long `make chaos` makes trouble
-SEED    ?=# what it does and when; empty for a new one
+SEED    ?=# what it does and when; empty for a new one. For `make simulate`, the only one to run
+SEEDS   ?= 20000# how many `make simulate` runs
 PHOTOS  ?=# the folder that `make demo` works on; empty for photos of its own
 
 VENV   := .venv
@@ -135,6 +136,10 @@ demo: $(STAMP) ## Process photos (yours: PHOTOS=folder) with a server that is ki
 .PHONY: chaos
 chaos: $(STAMP) ## Kill and pause servers under load and check what callers saw (SECONDS=60, SEED=random)
 	$(PY) -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+.PHONY: simulate
+simulate: $(STAMP) ## Simulate the engine under faults (SEEDS=20000), or replay one seed (SEED=4711)
+	$(PY) -m outlast.testing.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --jobs 2)
 
 .PHONY: bench
 bench: $(STAMP) ## Measure Outlast beside a bare server, and print the figures

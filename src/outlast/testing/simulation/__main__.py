@@ -1,0 +1,49 @@
+"""Runs many seeds, or one: `python -m outlast.testing.simulation --help`."""
+
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+
+import click
+
+from outlast.testing.simulation.history import InvariantError
+from outlast.testing.simulation.simulate import simulate
+
+_CHUNK = 50
+
+
+def _first_failure(seeds: Iterable[int]) -> str | None:
+    """Run seeds; return what the first that fails says."""
+    for seed in seeds:
+        try:
+            simulate(seed)
+        except InvariantError as error:
+            return str(error)
+    return None
+
+
+@click.command()
+@click.option("--seeds", default=200, show_default=True, help="How many seeds to run.")
+@click.option("--start", default=0, show_default=True, help="The first of them.")
+@click.option("--jobs", default=1, show_default=True, help="How many processes run them.")
+@click.option("--seed", type=int, help="Run this one only, and say what it was.")
+def main(seeds: int, start: int, jobs: int, seed: int | None) -> None:
+    """Simulate the engine under faults; exit with 1 at the first seed that fails."""
+    if seed is not None:
+        if (failure := _first_failure([seed])) is not None:
+            sys.exit(failure)
+        click.echo(simulate(seed))
+        return
+    chunks = [
+        range(at, min(at + _CHUNK, start + seeds)) for at in range(start, start + seeds, _CHUNK)
+    ]
+    with ProcessPoolExecutor(jobs) as pool:
+        for chunk, failure in zip(chunks, pool.map(_first_failure, chunks), strict=True):
+            if failure is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
+                sys.exit(failure)
+            click.echo(f"seeds {chunk.start} to {chunk.stop - 1} hold")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""The command that runs many seeds, or one again."""
+
+import pytest
+from click.testing import CliRunner
+
+from outlast.testing.simulation.__main__ import main
+from tests.simulation.bugs import BUGS
+
+
+@pytest.fixture
+def run():
+    return lambda *arguments: CliRunner().invoke(main, arguments)
+
+
+def test_it_runs_seeds_and_says_how_far_it_is(run):
+    result = run("--seeds", "60", "--start", "100", "--jobs", "2")
+    assert result.exit_code == 0, result.output
+    assert result.output == "seeds 100 to 149 hold\nseeds 150 to 159 hold\n"
+
+
+def test_it_says_what_one_seed_was(run):
+    result = run("--seed", "7")
+    assert result.exit_code == 0
+    assert "Report(seed=7, digest=" in result.output
+
+
+def test_a_seed_that_fails_ends_it_with_what_happened(run, monkeypatch):
+    BUGS["a_retry_is_due_at_once"](monkeypatch)
+    result = run("--seeds", "60")
+    assert result.exit_code == 1
+    assert "breaks the invariant: a retry waits for its backoff" in result.output
+    assert "what happened:" in result.output
