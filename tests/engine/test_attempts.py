@@ -8,7 +8,7 @@ import pytest
 from outlast.domain.errors import StoreUnavailableError
 from outlast.domain.status import Code, Payload, Status
 from outlast.domain.transitions import DEADLINE_EXCEEDED
-from outlast.engine.outcome import UNEXPECTED, AttemptFailedError
+from outlast.engine.outcome import LONGEST_RETRY_DELAY, UNEXPECTED, AttemptFailedError
 from outlast.engine.retry import RetryPolicy
 from outlast.testing.faults import ANSWER_LOST, AWAY, Fault, Moment
 
@@ -257,11 +257,13 @@ async def test_an_outcome_that_the_store_rejects_ends_the_operation_as_unexpecte
     assert operation.error == UNEXPECTED
 
 
-async def test_a_retry_after_more_time_than_there_is_ends_the_operation(world, handler):
+async def test_a_retry_after_more_time_than_there_is_comes_within_a_year(world, handler):
     handler.let_go.set()
     handler.error = AttemptFailedError(jam().status, timedelta.max)
     await world.engine(world.method(handler))
-    assert (await world.get(await world.begin())).error == UNEXPECTED
+    operation = await world.get(await world.begin())
+    assert operation.state == "PENDING"
+    assert operation.ready_time == world.clock.now() + LONGEST_RETRY_DELAY
 
 
 async def test_a_store_that_rejects_every_outcome_loses_the_attempt_and_no_worker(world, handler):
