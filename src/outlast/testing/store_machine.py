@@ -27,13 +27,10 @@ except ModuleNotFoundError as error:
 
 from outlast.domain import transitions
 from outlast.domain.errors import (
-    ExclusiveConflictError,
     LeaseLostError,
     NotRedrivableError,
     OperationNotFoundError,
     OutlastError,
-    QueueFullError,
-    RequestIdReusedError,
 )
 from outlast.domain.listing import Conditions, Cursor, ListQuery
 from outlast.domain.names import operation_name
@@ -132,16 +129,16 @@ class StoreMachine(RuleBasedStateMachine):
     )
     def begin(self, several: list[dict[str, Any]], taken: int) -> None:
         for fields in several:
-            self.insert(max_pending=None, **fields)
+            self.insert(limits={}, **fields)
         if taken:
             self.claim("worker-1", values.SLOTS[0], taken, timedelta(seconds=10), suspects=1)
 
-    @rule(fields=values.operations, max_pending=st.sampled_from([None, None, None, 0, 3]))
-    def insert_one(self, fields: dict[str, Any], max_pending: int | None) -> None:
-        self.insert(max_pending=max_pending, **fields)
+    @rule(fields=values.operations, limits=values.limits)
+    def insert_one(self, fields: dict[str, Any], limits: dict[str, int]) -> None:
+        self.insert(limits=limits, **fields)
 
     def insert(
-        self, *, parent: str, delay: timedelta, max_pending: int | None, **fields: Any
+        self, *, parent: str, delay: timedelta, limits: dict[str, int], **fields: Any
     ) -> None:
         """Insert an operation, or have it refused."""
         now = self.clock.now()
@@ -155,10 +152,10 @@ class StoreMachine(RuleBasedStateMachine):
         )
         request = Payload("example.v1.Request", operation.name.encode())
         existing = self.model.same_request(operation, now)
-        refusals = self._refusals(operation, existing, max_pending)
+        refusals = self.model.refusals(operation, existing, **limits)
         self._supersede(operation)
         try:
-            inserted = self._run(self.store.insert(operation, request, max_pending=max_pending))
+            inserted = self._run(self.store.insert(operation, request, **limits))
         except OutlastError as error:
             assert type(error) in refusals
             return
@@ -169,20 +166,6 @@ class StoreMachine(RuleBasedStateMachine):
         assert inserted == Inserted(operation, created=True)
         self._inserted[operation.name] = operation
         self.model.insert(operation, request)
-
-    def _refusals(
-        self, operation: Operation, existing: Operation | None, max_pending: int | None
-    ) -> set[type[OutlastError]]:
-        """Return the errors of which an insert must raise one, if there are any."""
-        if existing is not None:
-            same = existing.request_digest == operation.request_digest
-            return set() if same else {RequestIdReusedError}
-        refusals: set[type[OutlastError]] = set()
-        if self.model.holder(operation.exclusive_key) is not None:
-            refusals.add(ExclusiveConflictError)
-        if max_pending is not None and self.model.pending() >= max_pending:
-            refusals.add(QueueFullError)
-        return refusals
 
     def _supersede(self, operation: Operation) -> None:
         """Take note that a store may forget an expired record whose request_id is used again."""
@@ -215,7 +198,7 @@ class StoreMachine(RuleBasedStateMachine):
         elif record.state not in transitions.REDRIVABLE:
             refusals.add(NotRedrivableError)
         elif existing is None:
-            refusals = self._refusals(record, None, max_pending)
+            refusals = self.model.refusals(record, None, max_pending=max_pending)
         number = f"op-{len(self._inserted):03}"
         redrive = self.store.redrive(name, number, again=again, max_pending=max_pending)
         try:

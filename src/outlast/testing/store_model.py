@@ -4,6 +4,12 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from outlast.domain import transitions
+from outlast.domain.errors import (
+    ExclusiveConflictError,
+    OutlastError,
+    QueueFullError,
+    RequestIdReusedError,
+)
 from outlast.domain.listing import ListQuery
 from outlast.domain.operation import Attempt, Operation, State
 from outlast.domain.status import Payload
@@ -81,9 +87,32 @@ class StoreModel:
         redrives.sort(key=lambda it: (it.done, now - it.create_time, it.name))
         return next(iter(redrives), None)
 
-    def pending(self) -> int:
-        """Return how many operations are PENDING, hidden or not."""
-        return sum(it.state is State.PENDING for it in self.records.values())
+    def pending(self, method: str | None = None) -> int:
+        """Return how many operations are PENDING, hidden or not, of one method or in all."""
+        return sum(
+            it.state is State.PENDING and method in {None, it.method}
+            for it in self.records.values()
+        )
+
+    def refusals(
+        self,
+        operation: Operation,
+        existing: Operation | None,
+        *,
+        max_pending: int | None = None,
+        max_pending_in_method: int | None = None,
+    ) -> set[type[OutlastError]]:
+        """Return the errors of which an insert must raise one, if there are any."""
+        if existing is not None:
+            same = existing.request_digest == operation.request_digest
+            return set() if same else {RequestIdReusedError}
+        found: set[type[OutlastError]] = set()
+        if self.holder(operation.exclusive_key) is not None:
+            found.add(ExclusiveConflictError)
+        for limit, method in ((max_pending, None), (max_pending_in_method, operation.method)):
+            if limit is not None and self.pending(method) >= limit:
+                found.add(QueueFullError)
+        return found
 
     def page(self, query: ListQuery, now: datetime) -> list[Operation]:
         """Return everything that following the cursors of a query from its start meets."""

@@ -39,6 +39,9 @@ operations = st.fixed_dictionaries(
         "delay": delays,
     }
 )
+limits = st.sampled_from(
+    [{}, {}, {}, {"max_pending": 0}, {"max_pending": 3}, {"max_pending_in_method": 2}]
+)
 conditions = st.builds(
     Conditions,
     st.none() | st.frozensets(st.sampled_from(State)),

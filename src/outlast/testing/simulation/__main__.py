@@ -30,9 +30,10 @@ def _first_failure(seeds: Iterable[int]) -> str | None:
 def main(seeds: int, start: int, jobs: int, seed: int | None) -> None:
     """Simulate the engine under faults; exit with 1 at the first seed that fails."""
     if seed is not None:
-        if (failure := _first_failure([seed])) is not None:
-            sys.exit(failure)
-        click.echo(simulate(seed))
+        try:
+            click.echo(simulate(seed))
+        except InvariantError as error:
+            sys.exit(str(error))
         return
     chunks = [
         range(at, min(at + _CHUNK, start + seeds)) for at in range(start, start + seeds, _CHUNK)

@@ -45,6 +45,10 @@ def _run(world: World, loop: SimulatedLoop) -> None:
         loop.run_until_complete(world.run())
     except StalledError as error:
         raise history.violation("nobody hangs", str(error)) from None
+    except InvariantError:
+        raise
+    except Exception as error:
+        raise history.violation("every exception is caught", repr(error)) from error
     for host, task in loop.tasks:
         if host is loop.outside and not task.done():
             raise history.violation("nobody hangs", f"{task.get_name()} does")

@@ -26,6 +26,10 @@ NARROW = "simulation.v1.Work/Narrow"
 BRIEF = "simulation.v1.Work/Brief"
 
 
+_SETTLE_TURNS = 10
+"""Turns of the event loop that a task whose work is over needs at most to end."""
+
+
 class ConnectionLostError(Exception):
     """The process that served a call is gone; what it did, nobody knows."""
 
@@ -141,6 +145,8 @@ class Worker:
         await engine.stop()
         if calls := [task for task in self._calls.values() if not task.done()]:
             await asyncio.wait(calls)
+        for _ in range(_SETTLE_TURNS):
+            await asyncio.sleep(0)
         self._check_leaks()
         self._history.note(self.host.name, "has stopped")
         self._die()
