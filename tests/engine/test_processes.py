@@ -62,7 +62,7 @@ def pipe(tmp_path):
 
 @pytest.fixture
 async def pool():
-    pool = ProcessPool(2)
+    pool = ProcessPool(2, max_bytes=4_000_000)
     yield pool
     await pool.close()
 
@@ -216,7 +216,7 @@ def work():
     return Result()
 
 async def main():
-    pool = ProcessPool(1)
+    pool = ProcessPool(1, max_bytes=1000)
     print(await pool.run(operator.add, 1, 2))
     try:
         print(isinstance(await pool.run(work), Result))

@@ -63,7 +63,7 @@ class Executor:
         self._workload = Workload(methods, settings.concurrency)
         self.leases = LeaseKeeper(store, clock, self._workload, settings.lease)
         """Keeps the leases of what runs here."""
-        self._processes = ProcessPool()
+        self._processes = ProcessPool(max_bytes=settings.max_process_bytes)
         self._threads = ThreadPoolExecutor(
             settings.concurrency, thread_name_prefix="outlast-handler"
         )

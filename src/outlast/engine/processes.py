@@ -11,12 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from outlast.domain.errors import ConfigurationError, OutlastError
+from outlast.domain.errors import ConfigurationError, OutlastError, PayloadTooLargeError
+from outlast.engine.channel import SIZE_BYTES, Pickled
 
 T = TypeVar("T")
-
-SIZE_BYTES = 8
-"""The length of a request and of an answer comes first, in so many bytes."""
 
 
 class WorkerProcessError(OutlastError):
@@ -26,11 +24,17 @@ class WorkerProcessError(OutlastError):
 
 
 class ProcessPool:
-    """Worker processes, as many as there are processors, started when they are needed."""
+    """Worker processes, as many as there are processors, started when they are needed.
 
-    def __init__(self, size: int | None = None) -> None:
+    What is sent to them and what they send back has `max_bytes` at most: it passes
+    through the memory of this process, and pickling holds up its event loop.
+    """
+
+    def __init__(self, size: int | None = None, *, max_bytes: int) -> None:
         self._turns = asyncio.Semaphore(size or os.cpu_count() or 1)
+        self._max_bytes = max_bytes
         self._idle: list[_Worker] = []
+        self._busy: set[_Worker] = set()
         self._closed = False
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
@@ -38,14 +42,16 @@ class ProcessPool:
 
         Function, arguments and result must pickle; what the function raises is raised.
         Cancelling the caller kills the process, also inside an extension that never
-        looks up. Raises WorkerProcessError if the process dies, and ConfigurationError
-        for what does not pickle, or cannot be loaded on the other side.
+        looks up. Raises WorkerProcessError if the process dies, ConfigurationError
+        for what does not pickle, or cannot be loaded on the other side, and
+        PayloadTooLargeError.
         """
-        request = _pickled(function, args)
+        request = self._pickled(function, args)
         async with self._turns:
             worker = await self._take()
+            self._busy.add(worker)
             try:
-                answer = await worker.ask(request)
+                answer = await worker.ask(request, self._max_bytes)
             except (asyncio.IncompleteReadError, ConnectionError, RuntimeError) as error:
                 # uvloop says RuntimeError of a pipe that has closed
                 await worker.kill()
@@ -53,6 +59,8 @@ class ProcessPool:
             except BaseException:
                 await worker.kill()
                 raise
+            finally:
+                self._busy.discard(worker)
             self._idle.append(worker)
             if self._closed:
                 await self.close()
@@ -62,6 +70,21 @@ class ProcessPool:
         value: T = result
         return value
 
+    def _pickled(self, function: Callable[..., object], args: tuple[object, ...]) -> Pickled:
+        try:
+            request = Pickled((function, args), self._max_bytes)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever the class of an argument does
+            raise ConfigurationError(
+                f"{function!r} cannot run in another process, because it or an argument does "
+                f"not pickle ({error}); name a function of a module"
+            ) from error
+        if not request.fits:
+            what = "what is sent to another process"
+            raise PayloadTooLargeError(what, request.size, self._max_bytes)
+        return request
+
     async def _take(self) -> "_Worker":
         """Return a worker that has nothing to do."""
         while self._idle:
@@ -69,25 +92,15 @@ class ProcessPool:
             if worker.alive:
                 return worker
             await worker.kill()
-        return await _start()
+        return await _start(self._max_bytes)
 
     async def close(self) -> None:
-        """End the processes that have nothing to do; those at work end with it."""
+        """End every process, whatever it is at."""
         self._closed = True
         while self._idle:
             await self._idle.pop().kill()
-
-
-def _pickled(function: Callable[..., object], args: tuple[object, ...]) -> bytes:
-    try:
-        return pickle.dumps((function, args))
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever the class of an argument does
-        raise ConfigurationError(
-            f"{function!r} cannot run in another process, because it or an argument does not "
-            f"pickle ({error}); name a function of a module"
-        ) from error
+        for worker in self._busy:
+            worker.end()  # whoever waits for its answer does the rest
 
 
 def _unpickled(function: Callable[..., object], answer: bytes) -> tuple[bool, Any]:
@@ -116,21 +129,28 @@ class _Worker:
         """Whether the process has not ended, as far as is known."""
         return self._process.returncode is None
 
-    async def ask(self, request: bytes) -> bytes:
-        """Have a request answered."""
-        self._requests.write(len(request).to_bytes(SIZE_BYTES) + request)
-        await self._requests.drain()
-        size = await self._answers.readexactly(SIZE_BYTES)
-        return await self._answers.readexactly(int.from_bytes(size))
+    async def ask(self, request: Pickled, limit: int) -> bytes:
+        """Have a request answered; raise PayloadTooLargeError if the answer is over the limit."""
+        for piece in request.pieces:
+            self._requests.write(piece)
+            await self._requests.drain()
+        size = int.from_bytes(await self._answers.readexactly(SIZE_BYTES))
+        if size > limit:
+            raise PayloadTooLargeError("what another process sends back", size, limit)
+        return await self._answers.readexactly(size)
 
     async def kill(self) -> None:
         """End the process with all that it has started, and return when it is gone."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self.end()
         await self._process.communicate()
 
+    def end(self) -> None:
+        """End the process with all that it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
-async def _start() -> _Worker:
+
+async def _start(max_bytes: int) -> _Worker:
     """Start a process that finds the modules that this one finds."""
     # What comes from the script bears this name there, as with multiprocessing.
     sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
@@ -139,7 +159,8 @@ async def _start() -> _Worker:
         script = None
     program = (
         f"import sys; sys.path[:] = {sys.path!r}; "
-        f"from outlast.engine.worker import main; main({os.getpid()}, {script!r})"
+        f"from outlast.engine.worker import main; "
+        f"main({os.getpid()}, {script!r}, {max_bytes})"
     )
     return _Worker(
         await asyncio.create_subprocess_exec(

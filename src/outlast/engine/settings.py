@@ -44,6 +44,8 @@ class EngineSettings:
     max_metadata_bytes: int = 64 * _KIB
     max_step_bytes: int = 256 * _KIB
     max_error_bytes: int = 64 * _KIB
+    max_process_bytes: int = 64 * _MIB
+    """What a call of run_in_process sends to the process, and what it gets back."""
     max_page_bytes: int = 3 * _MIB
     """A list page ends before it is larger than this."""
     max_scanned: int = 10_000

@@ -1,6 +1,5 @@
 """What a worker process does: run functions that it is sent, one after the other."""
 
-import ctypes
 import os
 import pickle
 import runpy
@@ -8,31 +7,35 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
 
 from outlast.domain.errors import ConfigurationError
-from outlast.engine.processes import SIZE_BYTES, WorkerProcessError
+from outlast.engine.channel import SIZE_BYTES, Pickled
+from outlast.engine.guard import guard_group
+from outlast.engine.processes import WorkerProcessError
 
-_PR_SET_PDEATHSIG = 1
+_OOM_SCORE = 500
+"""From -1000 to 1000: how much rather than others this process is killed for its memory."""
 
 
-def main(parent: int, script: str | None) -> None:
+def main(parent: int, script: str | None, max_bytes: int) -> None:
     """Answer requests until the parent hangs up; a parent that was killed takes us along.
 
     `script` is what the parent runs as `__main__`: functions may come from there.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to act on
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            return
+    guard_group(parent)
+    with suppress(OSError):  # where there is no such thing, or the score is higher already
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE), encoding="ascii")
     requests, answers = _take_channel()
     if script is not None:
         _run_script(script)
     while size := requests.read(SIZE_BYTES):
-        answer = _answer(requests.read(int.from_bytes(size)))
-        answers.write(len(answer).to_bytes(SIZE_BYTES) + answer)
+        answer = _answer(requests.read(int.from_bytes(size)), max_bytes)
+        answers.writelines(answer.pieces)
         answers.flush()
 
 
@@ -42,6 +45,7 @@ def _take_channel() -> tuple[BinaryIO, BinaryIO]:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(2, 1)
+    sys.stdout = sys.stderr  # line by line, and not when the process ends
     return channel
 
 
@@ -57,20 +61,22 @@ def _run_script(script: str) -> None:
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
 
 
-def _answer(request: bytes) -> bytes:
+def _answer(request: bytes, max_bytes: int) -> Pickled:
     """Run a function; return whether it succeeded with its result, or with its error."""
     try:
         function, arguments = _loaded(request)
         result = function(*arguments)
     except Exception as error:  # noqa: BLE001  # the parent raises it
-        return _failed(error)
+        return _failed(error, max_bytes)
     except BaseException as error:  # noqa: BLE001  # what ends a process must not end the server
-        return _failed(WorkerProcessError(f"the work ended with {type(error).__name__}"))
+        return _failed(WorkerProcessError(f"the work ended with {type(error).__name__}"), max_bytes)
     try:
-        return pickle.dumps((True, result))
+        return Pickled((True, result), max_bytes)
+    except MemoryError as error:
+        return _failed(error, max_bytes)
     except Exception as error:  # noqa: BLE001  # whatever its class does when it is pickled
         text = f"what {function!r} returned does not pickle ({error})"
-        return _failed(ConfigurationError(text))
+        return _failed(ConfigurationError(text), max_bytes)
 
 
 def _loaded(request: bytes) -> tuple[Callable[..., object], tuple[object, ...]]:
@@ -88,11 +94,12 @@ def _loaded(request: bytes) -> tuple[Callable[..., object], tuple[object, ...]]:
     return function, arguments
 
 
-def _failed(error: Exception) -> bytes:
+def _failed(error: Exception, max_bytes: int) -> Pickled:
     try:
-        answer = pickle.dumps((False, error))
-        pickle.loads(answer)  # noqa: S301  # our own
+        answer = Pickled((False, error), max_bytes)
+        if answer.fits:
+            pickle.loads(answer.value)  # noqa: S301  # our own
     except Exception:  # noqa: BLE001  # an error of somebody else's class
         text = f"the work failed with {type(error).__name__}, which does not pickle: {error}"
-        return pickle.dumps((False, WorkerProcessError(text)))
+        return Pickled((False, WorkerProcessError(text)), max_bytes)
     return answer
