@@ -12,6 +12,7 @@ from outlast.testing.simulation import InvariantError, simulate
 
 SEEDS = 200
 CHUNK = 10
+REPLAYED = range(5)
 
 
 @pytest.mark.parametrize("start", range(0, SEEDS, CHUNK))
@@ -24,14 +25,10 @@ def test_the_seeds_bring_about_everything_that_they_are_to_test():
     reports = [simulate(seed) for seed in range(20)]
     assert sum(it.operations for it in reports) > 200
     assert sum(it.workers for it in reports) > 100
-    assert (
-        min(sum(getattr(it, what) for it in reports) for what in ("pauses", "outages", "stops"))
-        > 10
-    )
+    assert sum(it.pauses for it in reports) > 20
+    assert sum(it.outages for it in reports) > 20
+    assert sum(it.stops for it in reports) > 10
     assert all(it.seconds > 30 for it in reports)
-
-
-REPLAYED = range(5)
 
 
 def _digest():
