@@ -154,6 +154,15 @@ class OperationStore(ABC):
     def secret(self) -> bytes:
         """32 random bytes, made with the store and the same for all who open it."""
 
+    @property
+    def latest_time(self) -> datetime | None:
+        """The latest time at which it was written to, by the clocks of those who did.
+
+        None says nothing. A time of day may go back; who opens the store later is not to
+        go by an earlier time than what is kept in it.
+        """
+        return None
+
     @abstractmethod
     async def insert(
         self,

@@ -125,30 +125,3 @@ async def test_a_clock_that_jumps_does_not_move_a_wait(serving, jump):
         assert client.engine.waiting == 1
         await clock.advance(0.1)
         assert not (await wait).done
-
-
-async def test_work_whose_lease_ran_out_in_a_jump_is_stopped_before_it_is_done_again(
-    serving, scripted
-):
-    attempts, stopped = [], []
-
-    async def work(_, operation):
-        attempts.append(operation.attempt)
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            stopped.append(operation.attempt)
-            raise
-
-    clock = ManualClock()
-    async with serving(scripted(work), clock=clock) as client:
-        started = await client.run()
-        await client.until(lambda: attempts == [1])
-        clock.jump(DAY)
-        while attempts == [1]:
-            await clock.advance(0.5)
-        await client.until(lambda: stopped == [1])
-        assert attempts == [1, 1]
-        await client.cancel(started.name)
-        assert (await client.done(started)).error.code == 1
-        assert stopped == [1, 1]

@@ -1,11 +1,14 @@
-"""The system's time. Everything else is handed a clock."""
+"""The system's time, and what makes of it a time that never goes back."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from outlast.ports import Clock, TimerHandle
+
+_CATCHING_UP_SPEED = 0.9
+"""How fast time passes while the time of day is behind what it was."""
 
 
 class SystemClock(Clock):
@@ -26,3 +29,42 @@ class SystemClock(Clock):
     def call_later(self, seconds: float, callback: Callable[[], None]) -> TimerHandle:
         """Set a timer of the event loop."""
         return asyncio.get_running_loop().call_later(seconds, callback)
+
+
+class SteadyClock(Clock):
+    """Another clock, with a time of day that never goes back.
+
+    When the other one's does, this one goes on from where it was, a little slower than
+    time passes until the other has caught up. So what is to happen at a time of day does
+    not have to wait for that to come round again.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._latest = clock.now(), clock.monotonic()
+
+    def now(self) -> datetime:
+        """Return the time of day, in UTC, or a later time if that has gone back."""
+        now, monotonic = self._clock.now(), self._clock.monotonic()
+        latest, then = self._latest  # together, because other threads ask as well
+        passed = timedelta(seconds=_CATCHING_UP_SPEED * max(0.0, monotonic - then))
+        now = max(now, latest + passed)
+        self._latest = now, monotonic
+        return now
+
+    def not_before(self, moment: datetime) -> None:
+        """Go on from a moment, if that is later than now."""
+        if moment > self.now():
+            self._latest = moment, self._clock.monotonic()
+
+    def monotonic(self) -> float:
+        """Return the other clock's monotonic time in seconds."""
+        return self._clock.monotonic()
+
+    def sleep(self, seconds: float) -> Awaitable[None]:
+        """Sleep as long as the other clock says."""
+        return self._clock.sleep(seconds)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> TimerHandle:
+        """Set a timer of the other clock."""
+        return self._clock.call_later(seconds, callback)

@@ -144,6 +144,7 @@ class Executor:
     async def _claim_forever(self) -> None:
         while not self._stopping:
             self._wake.clear()
+            await self.leases.renew_after_jump()
             pause = await self._claim_once()
             timer = self._clock.call_later(pause, self._wake.set)
             await self._wake.wait()

@@ -31,6 +31,7 @@ class LeaseKeeper:
         self._tick_seconds = self._interval_seconds / 4
         self._margin_seconds = self._interval_seconds / 2
         self._now = asyncio.Event()
+        self._was_ahead = self._ahead()
 
     def renew_now(self) -> None:
         """Renew without waiting for the next turn: that tells what became of the leases."""
@@ -44,6 +45,17 @@ class LeaseKeeper:
             await self._now.wait()
             timer.cancel()
             self._now.clear()
+            self.failing = not await self._renew()
+
+    async def renew_after_jump(self) -> None:
+        """Renew at once if the time of day has jumped ahead.
+
+        To the next claim every lease would seem lost, also of what runs here and now.
+        """
+        before, self._was_ahead = self._was_ahead, self._ahead()
+        jump = self._was_ahead - before
+        if jump > self._margin_seconds:
+            _log.warning("the time of day jumped ahead by %.0f s; leases are renewed", jump)
             self.failing = not await self._renew()
 
     async def fence_forever(self) -> None:
@@ -93,6 +105,10 @@ class LeaseKeeper:
         for running in held:
             _apply(renewal, running, until)
         return True
+
+    def _ahead(self) -> float:
+        """Return how far the time of day is ahead of monotonic time: that changes as it jumps."""
+        return self._clock.now().timestamp() - self._clock.monotonic()
 
 
 def _apply(renewal: Renewal, running: Running, until: float) -> None:

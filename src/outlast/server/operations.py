@@ -9,7 +9,7 @@ import grpc
 
 from outlast.domain.checks import require
 from outlast.domain.errors import ConfigurationError
-from outlast.engine.clock import SystemClock
+from outlast.engine.clock import SteadyClock, SystemClock
 from outlast.engine.engine import Engine
 from outlast.engine.settings import EngineSettings
 from outlast.ports import Clock, OperationStore
@@ -82,13 +82,13 @@ class Operations:
         *,
         execute: bool,
     ) -> AsyncIterator[Self]:
-        time = clock or SystemClock()
+        given = clock or SystemClock()
         async with (
-            _opened(store, time) as opened,
+            _opened(store, given) as (opened, time),
             Engine.open(opened, time, settings) as engine,
         ):
             operations = cls(engine, services)
-            engine.start(execute=execute, watch_loop=isinstance(time, SystemClock))
+            engine.start(execute=execute, watch_loop=isinstance(given, SystemClock))
             yield operations
 
     @property
@@ -137,19 +137,27 @@ def _require_different(services: Sequence[Service]) -> None:
 
 
 @asynccontextmanager
-async def _already_open(store: OperationStore) -> AsyncIterator[OperationStore]:
-    yield store
-
-
-def _opened(
+async def _opened(
     store: str | OperationStore, clock: Clock
-) -> AbstractAsyncContextManager[OperationStore]:
-    """Open the store that a name stands for; one that is open stays its owner's."""
+) -> AsyncIterator[tuple[OperationStore, Clock]]:
+    """Open the store that a name stands for, and say by which time it goes.
+
+    One that is open stays its owner's, and goes by what its owner gave it.
+    """
     if isinstance(store, OperationStore):
-        return _already_open(store)
+        yield store, clock
+        return
     require("store", store, str, "a str, the path to a file or memory:, or an open store")
-    if store == MEMORY:
+    steady = SteadyClock(clock)
+    async with _store_of(store, steady) as opened:
+        if opened.latest_time is not None:
+            steady.not_before(opened.latest_time)
+        yield opened, steady
+
+
+def _store_of(name: str, clock: Clock) -> AbstractAsyncContextManager[OperationStore]:
+    if name == MEMORY:
         return MemoryStore.open(clock=clock)
-    if "://" in store:
-        raise ConfigurationError(f"there is no store for {store!r}; name a file, or {MEMORY}")
-    return SqliteStore.open(store, clock=clock)
+    if "://" in name:
+        raise ConfigurationError(f"there is no store for {name!r}; name a file, or {MEMORY}")
+    return SqliteStore.open(name, clock=clock)

@@ -1,18 +1,19 @@
-"""A counter that all processes with a file share, and that moves with every commit.
+"""Two numbers that all processes with a file share: a counter of commits, and a time.
 
-It tells in a memory read, where a query would let every other thread run first,
-whether records that were read before are still current.
+The counter tells in a memory read, where a query would let every other thread run
+first, whether records that were read before are still current.
 """
 
 import mmap
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
-_BYTES = 8
+_BYTES = 16
 
 
 class Generation:
-    """Eight bytes of a file beside the store, mapped into the memory of every process.
+    """Sixteen bytes of a file beside the store, mapped into the memory of every process.
 
     A writer moves the number before it commits, under SQLite's write lock. So a reader
     that finds the number it knows, knows that nobody has committed since.
@@ -36,6 +37,17 @@ class Generation:
     def move(self) -> None:
         """Move the number on. Only under the write lock."""
         self._counter[0] = (self._counter[0] + 1) % 2**64
+
+    def latest_time(self) -> datetime | None:
+        """Return the latest time that `reach` was told, None if none is known."""
+        try:
+            return datetime.fromtimestamp(self._counter[1], UTC) if self._counter[1] else None
+        except (OverflowError, OSError, ValueError):  # no time that anybody told
+            return None
+
+    def reach(self, moment: datetime) -> None:
+        """Keep a time, to the second, if none that is later is kept. Only under the write lock."""
+        self._counter[1] = max(self._counter[1], int(moment.timestamp()))
 
     def close(self) -> None:
         """Let go of the memory."""

@@ -109,6 +109,10 @@ class SqliteStore(OperationStore):
     def secret(self) -> bytes:
         return self._file.secret
 
+    @property
+    def latest_time(self) -> datetime | None:
+        return self._file.generation.latest_time()
+
     async def insert(
         self,
         operation: Operation,

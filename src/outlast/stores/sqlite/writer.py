@@ -173,6 +173,7 @@ class Writer:
             rows_before = connection.total_changes
             try:
                 transaction = self._new_transaction()
+                self._generation.reach(transaction.now)
                 run_jobs(transaction, jobs)
                 transaction.flush()
                 if connection.total_changes != rows_before:
