@@ -1,6 +1,7 @@
 """Durable steps: what they return, when they are done again, and by whose policy."""
 
 import asyncio
+import contextvars
 import logging
 from datetime import timedelta
 
@@ -200,7 +201,11 @@ async def test_nothing_counts_that_a_task_writes_when_its_attempt_is_over(servin
         await operation.progress(completed=9, total=9)
 
     async def work(_, operation):
-        leaked.extend(asyncio.create_task(late(operation)) for late in (write_late, report_late))
+        leaked.extend(
+            # The attempt's own tasks would be cancelled with its end.
+            asyncio.create_task(late(operation), context=contextvars.Context())
+            for late in (write_late, report_late)
+        )
 
     async with serving(scripted(work)) as client:
         done = await client.finished()

@@ -14,6 +14,7 @@ from outlast.domain.transitions import (
     Released,
     Succeeded,
 )
+from outlast.engine.children import children_of
 from outlast.engine.outcome import AttemptFailedError, bounded, failure
 from outlast.engine.running import Running, StopReason
 from outlast.engine.settings import EngineSettings
@@ -33,7 +34,8 @@ async def run_attempt(
     try:
         if running.stop_reason is not None:
             raise asyncio.CancelledError  # noqa: TRY301  # as if it had been in time
-        response = await running.method.run(running.claim.request, running.context)
+        with children_of(running.lease.name):
+            response = await running.method.run(running.claim.request, running.context)
         outcome = _checked(response, settings.max_response_bytes)
     except AttemptFailedError as error:
         status = bounded(error.status, settings.max_error_bytes)

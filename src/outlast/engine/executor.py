@@ -15,6 +15,7 @@ from outlast.domain.operation import Claim, State
 from outlast.domain.transitions import DEADLINE_EXCEEDED, Cancelled, Failed, Outcome, Released
 from outlast.domain.trial import trial_time
 from outlast.engine.attempts import run_attempt
+from outlast.engine.children import watch_tasks
 from outlast.engine.context import ExecutionContext
 from outlast.engine.journal import log_claimed, log_ended_by_claim, log_finished
 from outlast.engine.leases import LeaseKeeper
@@ -87,6 +88,7 @@ class Executor:
 
     def start(self) -> Sequence[asyncio.Task[None]]:
         """Begin to claim and run operations; return the tasks that must not end."""
+        watch_tasks(asyncio.get_running_loop())
         self._unsubscribe = self._store.changes.subscribe(self._on_changes)
         self._loops = [
             asyncio.create_task(self._claim_forever(), name="outlast-claim"),
