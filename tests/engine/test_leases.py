@@ -65,7 +65,8 @@ async def test_the_writes_of_a_worker_that_was_replaced_are_refused_and_counted(
         await handler.contexts[0].record_step("late", Payload("s"))
     handler.let_go.set()
     await world.clock.advance(0)
-    assert engine.executor.refused_writes == 1
+    assert engine.executor.refused_writes == 2
+    assert handler.cancelled == 1
     assert await world.state(name) == "RUNNING"
     await world.inner.finish(rival.lease, Succeeded(RIVAL_RESPONSE))
     operation = await world.get(name)

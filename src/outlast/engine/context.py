@@ -43,6 +43,8 @@ class ExecutionContext:
         self.cancel_requested = False
         self.lease_until = math.inf
         """Until when the lease holds as far as this process knows, in monotonic seconds."""
+        self.on_refused: Callable[[], None] = lambda: None
+        """Called when a write is refused because the lease is lost, before that is raised."""
         self._lease = claim.lease
         self._store = store
         self._clock = clock
@@ -141,6 +143,7 @@ class ExecutionContext:
     def _require_lease(self) -> None:
         """Raise LeaseLostError if time has run out unnoticed, as it does for a frozen process."""
         if self._clock.monotonic() >= self.lease_until:
+            self.on_refused()
             raise LeaseLostError(self.operation.name, self._lease.epoch)
 
     async def _earlier_steps(self) -> dict[str, Payload]:
@@ -151,4 +154,8 @@ class ExecutionContext:
         return dict(await self._patiently(lambda: self._store.steps(operation.name)))
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        return await absorb(self._clock, call, self._settings.lease.total_seconds())
+        try:
+            return await absorb(self._clock, call, self._settings.lease.total_seconds())
+        except LeaseLostError:
+            self.on_refused()
+            raise

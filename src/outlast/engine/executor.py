@@ -54,8 +54,7 @@ class Executor:
     ) -> None:
         self.worker = str(uuid4())
         """Identifies this start of this process; never used again."""
-        self.refused_writes = 0
-        """How many writes were refused because another worker had taken over."""
+        self._refused_writes = 0
         self._store = store
         self._clock = clock
         self._methods = methods
@@ -80,6 +79,11 @@ class Executor:
         self._abandoning: set[asyncio.Task[None]] = set()
         self._ending: set[str] = set()
         """The operations of which an outcome is being written."""
+
+    @property
+    def refused_writes(self) -> int:
+        """How many writes were refused because the lease was lost, renewals included."""
+        return self._refused_writes + self.leases.refused
 
     @property
     def running(self) -> int:
@@ -240,6 +244,7 @@ class Executor:
             # taken to be over here of which the record says that it is not.
             trial_until=self._clock.monotonic() + (lease + trial).total_seconds() if trial else 0.0,
         )
+        context.on_refused = lambda: self._on_refused(running)
         if (earlier := self._workload.named(operation.name)) is not None:
             # Its lease ran out unnoticed, as it does when the time of day jumps forward.
             earlier.stop(StopReason.LEASE_LOST)
@@ -258,7 +263,6 @@ class Executor:
             try:
                 outcome = await run_attempt(running, self._settings, self._chance)
             except LeaseLostError:
-                self._count_refused(running)
                 outcome = None
             except Exception:  # noqa: BLE001  # ours, or a retry policy's: it would run for ever
                 _log.exception("the attempt of operation %s ended badly", running.lease.name)
@@ -300,7 +304,7 @@ class Executor:
                 log_finished(await self._store.finish(running.lease, outcome), outcome)
             except LeaseLostError:
                 if not in_doubt:
-                    self._count_refused(running)
+                    self._on_refused(running)
             except StoreUnavailableError as error:
                 if self._stopping and self._clock.monotonic() >= running.lease_until:
                     return
@@ -322,13 +326,17 @@ class Executor:
                 continue
             return
 
-    def _count_refused(self, running: Running) -> None:
-        self.refused_writes += 1
-        _log.warning(
-            "a write for operation %s was refused: epoch %d is over",
-            running.lease.name,
-            running.lease.epoch,
-        )
+    def _on_refused(self, running: Running) -> None:
+        """Count a refused write, and stop the handler, which may not have noticed."""
+        self._refused_writes += 1
+        if not running.refused:
+            _log.warning(
+                "a write for operation %s was refused: epoch %d is over",
+                running.lease.name,
+                running.lease.epoch,
+            )
+        running.refused = True
+        running.stop(StopReason.LEASE_LOST)
 
     # Stopping handlers
 

@@ -23,6 +23,8 @@ class LeaseKeeper:
     ) -> None:
         self.failing = False
         """Whether leases cannot be renewed; who cannot keep leases must not take any."""
+        self.refused = 0
+        """How many leases a renewal has found to be lost."""
         self._store = store
         self._clock = clock
         self._workload = workload
@@ -103,6 +105,8 @@ class LeaseKeeper:
             return False
         until = asked_at + self._lease.total_seconds()
         for running in held:
+            # What has ended meanwhile has no lease any more either; that is no refusal.
+            self.refused += running.lease in renewal.lost and not running.settled
             _apply(renewal, running, until)
         return True
 

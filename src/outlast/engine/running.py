@@ -49,6 +49,8 @@ class Running:
         """The handler's part is over; what is left is to write the outcome down."""
         self.abandoned = False
         """The handler did not stop when it had to; whatever it does no longer counts."""
+        self.refused = False
+        """A write of it was refused: its lease is another's."""
         self.task: asyncio.Task[None] | None = None
         self.timers: list[TimerHandle] = []
 
