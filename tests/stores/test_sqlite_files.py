@@ -278,6 +278,33 @@ def test_a_file_system_without_shared_memory_is_refused(
         open_and_close(path, clock)
 
 
+@pytest.mark.parametrize("size", [0, 1, 8, 16, 100])
+async def test_the_file_beside_a_store_may_hold_anything(
+    size: int, path: Path, clock: ManualClock
+) -> None:
+    path.with_name(f"{path.name}-generation").write_bytes(b"\xff" * size)
+    for name in ("operations/first", "operations/second"):
+        async with SqliteStore.open(path, clock=clock) as store:
+            assert store.latest_time in (None, clock.now())
+            operation = await Driver(store, clock).insert(name=name)
+            assert await store.get(name) == operation
+
+
+async def test_the_latest_time_of_writing_outlives_the_process_and_clocks_that_go_back(
+    path: Path, clock: ManualClock
+) -> None:
+    start = clock.now()
+    async with SqliteStore.open(path, clock=clock) as store:
+        assert store.latest_time is None
+        await Driver(store, clock).insert()
+        assert store.latest_time == start
+    clock.jump(-3600)
+    async with SqliteStore.open(path, clock=clock) as store:
+        assert store.latest_time == start
+        await store.expire(1)
+        assert store.latest_time == start
+
+
 # Permissions and full disks, which need a process of their own.
 
 
