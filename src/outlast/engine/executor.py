@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -238,7 +239,7 @@ class Executor:
             claim,
             method,
             context,
-            self._on_cancel,
+            self._on_stop,
             lease_until=asked_at + lease.total_seconds(),
             # From now, when the store's record of the start is older: so that no trial is
             # taken to be over here of which the record says that it is not.
@@ -340,25 +341,34 @@ class Executor:
 
     # Stopping handlers
 
-    def _on_cancel(self, running: Running) -> None:
-        limit = self._settings.cancel_limit.total_seconds()
-        running.timers.append(
-            self._clock.call_later(limit, lambda: self._abandon(running, Cancelled()))
-        )
+    def _on_stop(self, running: Running) -> None:
+        """Do not rely on a handler that was told to stop."""
+        if running.stop_reason is StopReason.CANCEL:
+            self._abandon_after(self._settings.cancel_limit, running, Cancelled())
+        elif running.lease_lost:
+            self._abandon_after(self._settings.cancel_grace, running, Released())
 
     def _on_deadline(self, running: Running) -> None:
         running.stop(StopReason.DEADLINE)
-        grace = self._settings.cancel_grace.total_seconds()
+        self._abandon_after(self._settings.cancel_grace, running, Failed(DEADLINE_EXCEEDED))
+
+    def _abandon_after(self, pause: timedelta, running: Running, outcome: Outcome) -> None:
         running.timers.append(
-            self._clock.call_later(grace, lambda: self._abandon(running, Failed(DEADLINE_EXCEEDED)))
+            self._clock.call_later(pause.total_seconds(), lambda: self._abandon(running, outcome))
         )
 
     def _abandon(self, running: Running, outcome: Outcome) -> None:
-        """End the operation of a handler that did not stop in time, without it."""
+        """End the operation of a handler that did not stop in time, without it.
+
+        It keeps its slot: it still has its memory, its threads and whatever else the
+        limits are there to ration.
+        """
         if running.settled or running.abandoned:
             return
         running.abandoned = True
         _log.error("the handler of operation %s does not stop; it is abandoned", running.lease.name)
+        if not self._giving_back:
+            self._tell_if_stuck(running.method)
         if running.lease_lost:
             return
         task = asyncio.create_task(
@@ -366,6 +376,20 @@ class Executor:
         )
         self._abandoning.add(task)
         task.add_done_callback(self._abandoning.discard)
+
+    def _tell_if_stuck(self, method: Method) -> None:
+        """Say so when abandoned handlers have taken the last slot: nothing else would."""
+        if self._workload.abandoned() >= self._settings.concurrency:
+            where = ""
+        elif self._workload.abandoned(method) == method.concurrency:
+            where = f" of {method.name}"
+        else:
+            return
+        _log.critical(
+            "every slot%s is held by a handler that does not stop; "
+            "what needs one waits until this process is started anew",
+            where,
+        )
 
     def _writing(self) -> Sequence[asyncio.Task[None]]:
         """Return the tasks that do nothing any more but to write an outcome."""

@@ -28,7 +28,7 @@ class Running:
         claim: Claim,
         method: Method,
         context: ExecutionContext,
-        on_cancel: Callable[["Running"], None],
+        on_stop: Callable[["Running"], None],
         *,
         lease_until: float,
         trial_until: float,
@@ -41,7 +41,7 @@ class Running:
         self.lease_until = lease_until
         self._trial_until = trial_until
         """Until when the lease has to hold for the trial to be over."""
-        self._on_cancel = on_cancel
+        self._on_stop = on_stop
         self.stop_reason: StopReason | None = None
         self.began = False
         """The handler has been called."""
@@ -86,11 +86,10 @@ class Running:
         if self.settled or self.task is None:
             return False
         first = self.stop_reason is None
+        self.context.cancel_requested |= reason is StopReason.CANCEL
         if first or reason is StopReason.LEASE_LOST:
             self.stop_reason = reason
-        self.context.cancel_requested |= reason is StopReason.CANCEL
-        if first and reason is StopReason.CANCEL:
-            self._on_cancel(self)
+            self._on_stop(self)
         # A task that has not begun would end without a trace; it looks for itself.
         if first and self.began:
             self.task.cancel()
@@ -132,6 +131,10 @@ class Workload:
     def on_trial(self) -> bool:
         """Whether a suspect is on trial here; then another one must wait."""
         return any(running.on_trial for running in self._running)
+
+    def abandoned(self, method: Method | None = None) -> int:
+        """Return how many slots, of a method or of all, are held by handlers that do not stop."""
+        return sum(it.abandoned and method in (None, it.method) for it in self._running)
 
     def named(self, name: str) -> Running | None:
         """Return the latest attempt of an operation that runs here."""
