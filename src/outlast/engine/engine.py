@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Self
@@ -24,7 +25,15 @@ class Engine:
     Open it with `Engine.open`. Methods may be registered until `start`.
     """
 
-    def __init__(self, store: OperationStore, clock: Clock, settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        store: OperationStore,
+        clock: Clock,
+        settings: EngineSettings,
+        *,
+        worker: str | None = None,
+        chance: random.Random | None = None,
+    ) -> None:
         self.store = store
         self.clock = clock
         self.settings = settings
@@ -36,7 +45,9 @@ class Engine:
             poll_seconds=settings.waiter_poll_interval.total_seconds(),
         )
         self.manager = OperationManager(store, clock, self._hub, settings)
-        self.executor = Executor(store, clock, self._methods, settings)
+        self.executor = Executor(
+            store, clock, self._methods, settings, worker=worker, chance=chance
+        )
         self._sweeper: asyncio.Task[None] | None = None
         self._watchdog: LoopWatchdog | None = None
         self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import random
-from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -11,14 +10,15 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from outlast.domain.errors import LeaseLostError, StoreUnavailableError
-from outlast.domain.operation import Claim, State
+from outlast.domain.errors import LeaseLostError
+from outlast.domain.operation import Claim
 from outlast.domain.transitions import DEADLINE_EXCEEDED, Cancelled, Failed, Outcome, Released
 from outlast.domain.trial import trial_time
 from outlast.engine.attempts import run_attempt
 from outlast.engine.children import watch_tasks
+from outlast.engine.claiming import Claimer
 from outlast.engine.context import ExecutionContext
-from outlast.engine.journal import log_claimed, log_ended_by_claim, log_finished
+from outlast.engine.journal import log_claimed, log_ended_by_claim
 from outlast.engine.leases import LeaseKeeper
 from outlast.engine.methods import Method
 from outlast.engine.outcome import UNEXPECTED
@@ -26,12 +26,11 @@ from outlast.engine.patience import within
 from outlast.engine.processes import ProcessPool
 from outlast.engine.running import Running, StopReason, Workload
 from outlast.engine.settings import EngineSettings
-from outlast.ports import Changes, Claims, Clock, OperationStore
+from outlast.engine.writing import OutcomeWriter
+from outlast.ports import Change, Changes, Clock, OperationStore
 
 _log = logging.getLogger(__name__)
 
-_RETRY_PAUSE_SECONDS = 0.25
-_LONGEST_RETRY_PAUSE_SECONDS = 1.0
 _WRITING_SECONDS = 2.5
 """How long a worker that stops waits for a store that is away, unless it is hurried."""
 _LAST_WRITES_SECONDS = 0.5
@@ -51,11 +50,11 @@ class Executor:
         methods: Mapping[str, Method],
         settings: EngineSettings,
         *,
+        worker: str | None = None,
         chance: random.Random | None = None,
     ) -> None:
-        self.worker = str(uuid4())
+        self.worker = worker or str(uuid4())
         """Identifies this start of this process; never used again."""
-        self._refused_writes = 0
         self._store = store
         self._clock = clock
         self._methods = methods
@@ -64,27 +63,30 @@ class Executor:
         self._workload = Workload(methods, settings.concurrency)
         self.leases = LeaseKeeper(store, clock, self._workload, settings.lease)
         """Keeps the leases of what runs here."""
+        self._claimer = Claimer(
+            store,
+            clock,
+            methods,
+            settings,
+            worker=self.worker,
+            workload=self._workload,
+            leases=self.leases,
+            chance=self._chance,
+        )
+        self._writer = OutcomeWriter(store, clock)
         self._processes = ProcessPool(max_bytes=settings.max_process_bytes)
         self._threads = ThreadPoolExecutor(
             settings.concurrency, thread_name_prefix="outlast-handler"
         )
-        self._wake = asyncio.Event()
-        self._more = False
-        """Whether a slot that becomes free may have something to run."""
-        self._hint_missed = False
-        """Whether a hint came for what a claim under way may be about to give."""
-        self._stopping = False
         self._giving_back = False
         self._hurried = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
         self._abandoning: set[asyncio.Task[None]] = set()
-        self._ending: set[str] = set()
-        """The operations of which an outcome is being written."""
 
     @property
     def refused_writes(self) -> int:
         """How many writes were refused because the lease was lost, renewals included."""
-        return self._refused_writes + self.leases.refused
+        return self._writer.refused + self.leases.refused
 
     @property
     def running(self) -> int:
@@ -96,7 +98,7 @@ class Executor:
         watch_tasks(asyncio.get_running_loop())
         self._unsubscribe = self._store.changes.subscribe(self._on_changes)
         self._loops = [
-            asyncio.create_task(self._claim_forever(), name="outlast-claim"),
+            asyncio.create_task(self._claimer.run(self._launch), name="outlast-claim"),
             asyncio.create_task(self.leases.renew_forever(), name="outlast-renew"),
             asyncio.create_task(self.leases.fence_forever(), name="outlast-fence"),
         ]
@@ -104,8 +106,8 @@ class Executor:
 
     async def drain(self) -> None:
         """Claim nothing more; return when everything in hand has ended."""
-        self._stopping = True
-        self._wake.set()
+        self._claimer.stop()
+        self._writer.stopping = True
         if self._loops:
             await asyncio.wait(self._loops[:1])
         await self._workload.idle.wait()
@@ -117,8 +119,9 @@ class Executor:
         stop are abandoned. A store that is away is given a few seconds more: what it has
         not taken by then is left to its leases. Idempotent.
         """
-        self._stopping = self._giving_back = True
-        self._wake.set()
+        self._giving_back = True
+        self._claimer.stop()
+        self._writer.stopping = True
         if not self._loops:
             return
         claiming, *keeping = self._loops
@@ -146,77 +149,20 @@ class Executor:
         """Give handlers no time to clean up when `stop` tells them to, nor if it has."""
         self._hurried.set()
 
-    # Claiming
-
-    async def _claim_forever(self) -> None:
-        while not self._stopping:
-            self._wake.clear()
-            await self.leases.renew_after_jump()
-            pause = await self._claim_once()
-            timer = self._clock.call_later(pause, self._wake.set)
-            await self._wake.wait()
-            timer.cancel()
-
-    async def _claim_once(self) -> float:
-        """Claim up to the free slots; return for how long there is nothing to claim."""
-        slots = self._workload.free_slots()
-        poll = self._settings.poll_interval.total_seconds() * self._chance.uniform(0.5, 1)
-        if not slots or self.leases.failing:
-            self._more = True
-            return poll
-        free = self._settings.concurrency - len(self._workload)
-        asked_at = self._clock.monotonic()
-        self._hint_missed = False
-        try:
-            claims = await self._store.claim(
-                self.worker,
-                slots,
-                free,
-                self._settings.lease,
-                suspects=0 if self._workload.on_trial else 1,
-            )
-        except StoreUnavailableError as error:
-            _log.warning("no work can be claimed, trying again: %s", error)
-            return _RETRY_PAUSE_SECONDS
-        except Exception:  # noqa: BLE001  # a store's bug must not end the loop
-            _log.exception("claiming failed, trying again")
-            return poll
-        for claim in claims.claims:
-            self._launch(claim, asked_at)
-        if claims.claims and self._hint_missed:
-            self.leases.renew_now()
-        return self._pause_after(claims, slots, poll)
-
-    def _pause_after(self, claims: Claims, slots: Mapping[str, int], poll: float) -> float:
-        taken = Counter(claim.operation.method for claim in claims.claims)
-        self._more = any(taken[name] >= slots.get(name, 0) for name in self._methods)
-        if claims.next_ready_time is None:
-            return poll
-        until_ready = (claims.next_ready_time - self._clock.now()).total_seconds()
-        if until_ready > 0:
-            return min(until_ready, poll)
-        if claims.claims and not self._workload.full:
-            self._wake.set()
-        return min(_RETRY_PAUSE_SECONDS, poll)
-
     def _on_changes(self, changes: Changes) -> None:
         if changes is None:
-            self._wake.set()
             self.leases.renew_now()
-            self._hint_missed = True
-            return
-        for change in changes:
-            if change.state is State.PENDING:
-                if change.method in self._methods:
-                    self._wake.set()
-            elif change.state.done:
-                if change.record is not None and change.name not in self._ending:
-                    log_ended_by_claim(change.record)
-            elif change.cancel_requested:
-                if running := self._workload.named(change.name):
-                    running.stop(StopReason.CANCEL)
-                else:
-                    self._hint_missed = True
+        else:
+            for change in changes:
+                self._on_change(change)
+        self._claimer.on_changes(changes)
+
+    def _on_change(self, change: Change) -> None:
+        if change.state.done:
+            if change.record is not None and not self._writer.writes(change.name):
+                log_ended_by_claim(change.record)
+        elif change.cancel_requested and (running := self._workload.named(change.name)):
+            running.stop(StopReason.CANCEL)
 
     # Running
 
@@ -245,7 +191,7 @@ class Executor:
             # taken to be over here of which the record says that it is not.
             trial_until=self._clock.monotonic() + (lease + trial).total_seconds() if trial else 0.0,
         )
-        context.on_refused = lambda: self._on_refused(running)
+        context.on_refused = lambda: self._writer.on_refused(running)
         if (earlier := self._workload.named(operation.name)) is not None:
             # Its lease ran out unnoticed, as it does when the time of day jumps forward.
             earlier.stop(StopReason.LEASE_LOST)
@@ -271,73 +217,18 @@ class Executor:
             await self._absorb_cancellation(running)
             running.settled = True
             if outcome is not None and not running.abandoned:
-                await self._write(running, outcome)
+                await self._writer.write(running, outcome)
         finally:
-            waited_for = self._more or running.on_trial
+            on_trial = running.on_trial
             running.end_timers()
             self._workload.remove(running)
-            if waited_for:
-                self._wake.set()
+            self._claimer.on_slot_freed(after_trial=on_trial)
 
     async def _absorb_cancellation(self, running: Running) -> None:
         """Take what a handler that cancels itself and returns has left for the next await."""
         if running.task is not None and running.task.cancelling():
             with suppress(asyncio.CancelledError):
                 await self._clock.sleep(0)
-
-    async def _write(self, running: Running, outcome: Outcome) -> None:
-        """Write an outcome, however long the store is away; a lost lease ends that too."""
-        name = running.lease.name
-        self._ending.add(name)
-        try:
-            await self._persist(running, outcome)
-        except asyncio.CancelledError:
-            _log.warning("the outcome of %s cannot be written; it is left to its lease", name)
-            raise
-        finally:
-            self._ending.discard(name)
-
-    async def _persist(self, running: Running, outcome: Outcome) -> None:
-        pause = _RETRY_PAUSE_SECONDS
-        in_doubt = False
-        while True:
-            try:
-                log_finished(await self._store.finish(running.lease, outcome), outcome)
-            except LeaseLostError:
-                if not in_doubt:
-                    self._on_refused(running)
-            except StoreUnavailableError as error:
-                if self._stopping and self._clock.monotonic() >= running.lease_until:
-                    return
-                if not in_doubt:
-                    _log.warning(
-                        "the outcome of %s is not written yet, trying again: %s",
-                        running.lease.name,
-                        error,
-                    )
-                in_doubt = True
-                await self._clock.sleep(pause)
-                pause = min(2 * pause, _LONGEST_RETRY_PAUSE_SECONDS)
-                continue
-            except Exception:  # noqa: BLE001  # as above
-                _log.exception("the outcome of operation %s cannot be stored", running.lease.name)
-                if isinstance(outcome, Released) or outcome == Failed(UNEXPECTED):
-                    return
-                outcome = Failed(UNEXPECTED)
-                continue
-            return
-
-    def _on_refused(self, running: Running) -> None:
-        """Count a refused write, and stop the handler, which may not have noticed."""
-        self._refused_writes += 1
-        if not running.refused:
-            _log.warning(
-                "a write for operation %s was refused: epoch %d is over",
-                running.lease.name,
-                running.lease.epoch,
-            )
-        running.refused = True
-        running.stop(StopReason.LEASE_LOST)
 
     # Stopping handlers
 
@@ -372,7 +263,7 @@ class Executor:
         if running.lease_lost:
             return
         task = asyncio.create_task(
-            self._write(running, outcome), name=f"outlast-abandon:{running.lease.name}"
+            self._writer.write(running, outcome), name=f"outlast-abandon:{running.lease.name}"
         )
         self._abandoning.add(task)
         task.add_done_callback(self._abandoning.discard)

@@ -128,9 +128,13 @@ class Worker:
                 self._history.broken("a worker stops in time", f"{self.host.name} does not")
 
     async def _run(self) -> None:
-        engine = Engine(self.connection, self._clock, self._plan.settings)
-        engine.executor.worker = self.host.name
-        engine.executor._chance = self._chance
+        engine = Engine(
+            self.connection,
+            self._clock,
+            self._plan.settings,
+            worker=self.host.name,
+            chance=self._chance,
+        )
         engine.manager._identifiers = _Numbered(self.host.name)
         for method in self._methods():
             engine.register(method)
