@@ -8,6 +8,7 @@ from outlast.engine.clock import SteadyClock
 from outlast.testing.clock import ManualClock
 
 HOUR = 3600
+DAY = 24 * HOUR
 
 
 @pytest.fixture
@@ -65,6 +66,21 @@ async def test_it_can_be_told_of_a_later_time_to_go_on_from(machine, steady):
     steady.not_before(start + timedelta(seconds=60))
     await machine.advance(10)
     assert steady.now() == start + timedelta(seconds=69)
+
+
+async def test_it_believes_the_other_that_goes_back_by_more_than_a_day(machine, steady, caplog):
+    machine.jump(100 * DAY)
+    steady.now()
+    machine.jump(-100 * DAY)
+    assert steady.now() == machine.now()
+    assert "the time of day went back by 100 days" in caplog.text
+    machine.jump(-DAY)
+    assert steady.now() == machine.now() + timedelta(days=1)
+
+
+async def test_it_does_not_go_on_from_a_time_that_is_more_than_a_day_ahead(machine, steady):
+    steady.not_before(machine.now() + timedelta(days=1, microseconds=1))
+    assert steady.now() == machine.now()
 
 
 async def test_its_timers_are_those_of_the_other_clock(machine, steady):

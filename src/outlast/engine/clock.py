@@ -1,6 +1,7 @@
 """The system's time, and what makes of it a time that never goes back."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,10 @@ from outlast.ports import Clock, TimerHandle
 
 _CATCHING_UP_SPEED = 0.9
 """How fast time passes while the time of day is behind what it was."""
+_FARTHEST_AHEAD = timedelta(days=1)
+"""How far the time may be ahead of the time of day."""
+
+_log = logging.getLogger(__name__)
 
 
 class SystemClock(Clock):
@@ -36,7 +41,8 @@ class SteadyClock(Clock):
 
     When the other one's does, this one goes on from where it was, a little slower than
     time passes until the other has caught up. So what is to happen at a time of day does
-    not have to wait for that to come round again.
+    not have to wait for that to come round again. When it is behind by more than a day,
+    it is believed instead: it was wrong before, as at the start of a machine it may be.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -48,13 +54,16 @@ class SteadyClock(Clock):
         now, monotonic = self._clock.now(), self._clock.monotonic()
         latest, then = self._latest  # together, because other threads ask as well
         passed = timedelta(seconds=_CATCHING_UP_SPEED * max(0.0, monotonic - then))
-        now = max(now, latest + passed)
-        self._latest = now, monotonic
-        return now
+        steady = max(now, latest + passed)
+        if steady - now > _FARTHEST_AHEAD:
+            _log.error("the time of day went back by %s; it is believed", steady - now)
+            steady = now
+        self._latest = steady, monotonic
+        return steady
 
     def not_before(self, moment: datetime) -> None:
-        """Go on from a moment, if that is later than now."""
-        if moment > self.now():
+        """Go on from a moment, if that is later than now by a day at the most."""
+        if timedelta() < moment - self.now() <= _FARTHEST_AHEAD:
             self._latest = moment, self._clock.monotonic()
 
     def monotonic(self) -> float:
