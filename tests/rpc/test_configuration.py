@@ -103,6 +103,52 @@ async def test_a_decorated_method_that_is_no_rpc():
     assert "has no RPC RunSkript" in message
 
 
+class Undecorated(script_pb2_grpc.ScriptServiceServicer):
+    async def RunScript(self, request, context):
+        raise NotImplementedError
+
+
+class Derived(Undecorated):
+    """Has the method from its base."""
+
+
+@pytest.mark.parametrize("servicer", [Undecorated(), Derived()], ids=["written", "inherited"])
+async def test_a_long_running_method_whose_decorator_was_forgotten(servicer):
+    assert await refusal_of(servicer) == (
+        "outlastapi/script/v1/script.proto: outlastapi.script.v1.ScriptService.RunScript has "
+        f"operation_info, and {type(servicer).__name__}.RunScript is not decorated: "
+        "write @outlast.long_running() above it"
+    )
+
+
+async def test_a_long_running_method_that_is_not_written_is_told_once(caplog, serving):
+    class Partial(script_pb2_grpc.ScriptServiceServicer):
+        @outlast.long_running()
+        async def RunScript(self, request, operation):
+            raise NotImplementedError
+
+    async with serving(Partial()) as client:
+        stub = script_pb2_grpc.ScriptServiceStub(client.channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.EraseScript(script_pb2.EraseScriptRequest())
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    told = [it.getMessage() for it in caplog.records if it.levelname == "WARNING"]
+    assert told == ["Partial.EraseScript is not written: it answers UNIMPLEMENTED"]
+
+
+async def test_a_method_without_operation_info_may_hand_an_operation_on(generated, serving):
+    messages, services = generated
+
+    class Handing(services.NoInfoServiceServicer):
+        async def Run(self, request, context):
+            return operations_pb2.Operation(name=f"operations/{request.name}")
+
+    async with serving(Handing()) as client:
+        stub = services.NoInfoServiceStub(client.channel)
+        operation = await stub.Run(messages.Request(name="elsewhere"))
+    assert operation.name == "operations/elsewhere"
+
+
 @pytest.mark.parametrize("servicer", [object(), outlast.RetryPolicy()])
 async def test_what_is_no_servicer(servicer):
     message = await refusal_of(servicer)

@@ -1,6 +1,5 @@
 """A server that cannot listen says what is wrong, and with what."""
 
-import logging
 import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -94,16 +93,3 @@ async def test_the_generated_servicer_itself_is_not_served():
             services=[script_pb2_grpc.ScriptServiceServicer()], config=config
         ):
             pass
-
-
-async def test_a_method_whose_decorator_was_forgotten_is_noticed(caplog):
-    class Forgotten(script_pb2_grpc.ScriptServiceServicer):
-        async def RunScript(self, request, context):
-            raise AssertionError
-
-    config = outlast.ServerConfig(store="memory:", listen="127.0.0.1:0")
-    with caplog.at_level(logging.WARNING):
-        async with outlast.Server(services=[Forgotten()], config=config):
-            pass
-    assert "Forgotten.RunScript returns operations and is not decorated" in caplog.text
-    assert "EraseScript" not in caplog.text

@@ -53,8 +53,9 @@ _EMPTY = empty_pb2.Empty.DESCRIPTOR.full_name  # imported so that reflection can
 def bind_service(service: Service, engine: Engine, codec: Codec) -> None:
     """Register every decorated method of a service with the engine.
 
-    Raises ConfigurationError for a method whose proto does not say what it returns, or
-    that is no RPC.
+    Raises ConfigurationError for a method whose proto does not say what it returns, for
+    one that is no RPC, and for one that its proto says is long-running and that is not
+    decorated.
     """
     for name in decorated(service.servicer):
         if name not in service.descriptor.methods_by_name:
@@ -69,20 +70,20 @@ def bind_service(service: Service, engine: Engine, codec: Codec) -> None:
             binding = Binding(service.servicer, options, method, engine, codec)
             engine.register(binding.method)
             starts[method.name] = guarded(binding.start)
-        elif _looks_long_running(service.servicer, method):
-            _log.warning(
-                "%s.%s returns operations and is not decorated with long_running: "
-                "it is served as it is",
-                type(service.servicer).__name__,
-                method.name,
-            )
+        elif _extension(method, operations_pb2.operation_info).response_type:
+            _check_undecorated(service, method)
     bind(service.servicer, starts)
 
 
-def _looks_long_running(servicer: object, method: MethodDescriptor) -> bool:
-    """Whether a servicer has written a method that its proto says is long-running."""
-    info = _extension(method, operations_pb2.operation_info)
-    return bool(info.response_type) and method.name in vars(type(servicer))
+def _check_undecorated(service: Service, method: MethodDescriptor) -> None:
+    """Warn of a long-running method that is not written; ConfigurationError if it is."""
+    where = f"{type(service.servicer).__name__}.{method.name}"
+    if method.name in service.written:
+        raise ConfigurationError(
+            f"{service.descriptor.file.name}: {method.full_name} has operation_info, and "
+            f"{where} is not decorated: write @outlast.long_running() above it"
+        )
+    _log.warning("%s is not written: it answers UNIMPLEMENTED", where)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,11 @@ class Service:
             ) from error
         self._handlers = dict(self._written())
 
+    @property
+    def written(self) -> Collection[str]:
+        """The names of the methods that the servicer has a function of its own for."""
+        return self._handlers.keys()
+
     def add_to(self, server: grpc.aio.Server, max_request_bytes: int, limit: CallLimit) -> None:
         """Register the service, its handlers guarded and under a limit.
 
