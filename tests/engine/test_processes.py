@@ -117,7 +117,7 @@ async def test_a_process_that_dies_is_told_and_replaced(pool):
 async def test_an_idle_process_that_dies_is_replaced(pool):
     pid = await pool.run(os.getpid)
     os.kill(pid, 9)
-    await pool._idle[0]._process.wait()
+    await asyncio.to_thread(pool._idle[0]._process.wait)
     assert await pool.run(os.getpid) != pid
 
 

@@ -4,17 +4,22 @@ import asyncio
 import os
 import pickle
 import signal
+import socket
+import subprocess
 import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from outlast.domain.errors import ConfigurationError, OutlastError, PayloadTooLargeError
 from outlast.engine.channel import SIZE_BYTES, Pickled
 
 T = TypeVar("T")
+
+_Spawned = tuple[subprocess.Popen[bytes], socket.socket]
+"""A process, and the socket by which it is sent its requests."""
 
 
 class WorkerProcessError(OutlastError):
@@ -119,15 +124,20 @@ def _unpickled(function: Callable[..., object], answer: bytes) -> tuple[bool, An
 class _Worker:
     """One worker process."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        requests: asyncio.StreamWriter,
+        answers: asyncio.StreamReader,
+    ) -> None:
         self._process = process
-        self._requests = cast("asyncio.StreamWriter", process.stdin)
-        self._answers = cast("asyncio.StreamReader", process.stdout)
+        self._requests = requests
+        self._answers = answers
 
     @property
     def alive(self) -> bool:
-        """Whether the process has not ended, as far as is known."""
-        return self._process.returncode is None
+        """Whether the process has not ended."""
+        return self._process.poll() is None
 
     async def ask(self, request: Pickled, limit: int) -> bytes:
         """Have a request answered; raise PayloadTooLargeError if the answer is over the limit."""
@@ -142,7 +152,8 @@ class _Worker:
     async def kill(self) -> None:
         """End the process with all that it has started, and return when it is gone."""
         self.end()
-        await self._process.communicate()
+        self._requests.close()
+        await asyncio.shield(_in_thread(self._process.wait))
 
     def end(self) -> None:
         """End the process with all that it has started."""
@@ -162,11 +173,55 @@ async def _start(max_bytes: int) -> _Worker:
         f"from outlast.engine.worker import main; "
         f"main({os.getpid()}, {script!r}, {max_bytes})"
     )
-    return _Worker(
-        await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", program),
-            stdin=PIPE,
-            stdout=PIPE,
+    spawning = _in_thread(lambda: _spawn(program))
+    try:
+        process, channel = await asyncio.shield(spawning)
+    except asyncio.CancelledError:
+        spawning.add_done_callback(_discard)
+        raise
+    answers = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(answers)
+    try:
+        _, requests = await asyncio.open_unix_connection(sock=channel)
+        await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, process.stdout)
+    except BaseException:
+        _discard(spawning)
+        raise
+    return _Worker(process, requests, answers)
+
+
+def _spawn(program: str) -> _Spawned:
+    """Start a process. Not for the event loop.
+
+    Nor by it: uvloop forks in a way that has gRPC's handlers run in the child, where
+    now and then they crash.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.shutdown(socket.SHUT_WR)  # it answers by another channel
+    with theirs:
+        process = subprocess.Popen(  # noqa: S603  # it is this Python
+            [sys.executable, "-c", program],
+            stdin=theirs.fileno(),
+            stdout=subprocess.PIPE,
             start_new_session=True,  # a group of its own, to be killed as one
         )
-    )
+    return process, ours
+
+
+def _discard(spawning: asyncio.Future[_Spawned]) -> None:
+    """End a process that was started for somebody who is gone."""
+    if spawning.cancelled() or spawning.exception() is not None:
+        return
+    process, channel = spawning.result()
+    channel.close()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    _ = _in_thread(process.communicate)
+
+
+def _in_thread(call: Callable[[], T]) -> asyncio.Future[T]:
+    """Have a thread of its own make a call: the loop's may be taken by work that does not end."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="outlast-processes")
+    future = asyncio.get_running_loop().run_in_executor(thread, call)
+    thread.shutdown(wait=False)
+    return future
