@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import grpc
+import pytest
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from outlastapi.script.v1 import script_pb2, script_pb2_grpc
 
@@ -69,6 +70,7 @@ class Flood:
         return answer
 
 
+@pytest.mark.timeout(500)  # it is over in one minute, on a machine that has time
 async def test_a_flood_of_starts_is_refused_and_what_was_accepted_is_done(serve):
     server = serve("--script", *(part for limit in LIMITS for part in ("--set", limit)))
     flood = Flood(server.process.pid)
@@ -86,6 +88,7 @@ async def test_a_flood_of_starts_is_refused_and_what_was_accepted_is_done(serve)
     assert server.process.poll() is None
 
 
+@pytest.mark.timeout(200)
 async def test_a_flood_of_waiters_is_refused_and_the_others_are_answered(serve):
     server = serve("--script", *(part for limit in LIMITS for part in ("--set", limit)))
     name = server.run_script({"sleep": {"seconds": 3600}})

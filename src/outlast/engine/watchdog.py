@@ -14,6 +14,8 @@ from outlast.ports import Clock
 _log = logging.getLogger(__name__)
 
 _SHOWN_FRAMES = 4
+_LEAST_PATIENCE_SECONDS = 0.05
+"""A loop that is only busy answers later than that now and then."""
 _TASK_PREFIX = "outlast:"
 
 
@@ -32,8 +34,8 @@ class LoopWatchdog:
         lease = settings.lease.total_seconds()
         self._leases = leases
         self._clock = clock
-        self._patience_seconds = min(1.0, lease / 6)
-        self._interval_seconds = min(0.25, lease / 12)
+        self._patience_seconds = max(_LEAST_PATIENCE_SECONDS, min(1.0, lease / 6))
+        self._interval_seconds = max(_LEAST_PATIENCE_SECONDS / 2, min(0.25, lease / 12))
         self._renewal_seconds = lease / 4
         self._longest_seconds = settings.max_loop_block.total_seconds()
         self._loop = asyncio.get_running_loop()
