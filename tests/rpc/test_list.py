@@ -8,9 +8,12 @@ import grpc
 import pytest
 from google.longrunning import operations_pb2
 
+import outlast
 from outlast.testing.clock import ManualClock
 
 LONG = {"sleep": {"seconds": 60}}
+DEAD = "dead_letter = true"
+DEADLY = {"fail_attempts": {"attempts": 100, "code": 14}}
 
 
 async def start(client, count, **fields):
@@ -47,12 +50,61 @@ async def test_a_parent_that_cannot_be_is_refused(serving, name):
         assert (refusal.code, refusal.field) == (grpc.StatusCode.INVALID_ARGUMENT, "name")
 
 
-@pytest.mark.parametrize("name", ["-", "-/operations", "x/-", "x/-/operations", "x/-/y"])
-async def test_a_list_across_parents_is_said_not_to_be_supported(serving, name):
+@pytest.mark.parametrize("name", ["x/-", "x/-/operations", "x/-/y", "-/x"])
+async def test_a_list_across_segments_is_said_not_to_be_supported(serving, name):
     async with serving() as client:
-        refusal = await client.refused(client.page(name))
+        refusal = await client.refused(client.page(name, filter=DEAD))
         assert (refusal.code, refusal.field) == (grpc.StatusCode.INVALID_ARGUMENT, "name")
-        assert "'-' for any parent is not supported" in refusal.message
+        assert "'-' in place of a segment is not supported" in refusal.message
+
+
+@pytest.mark.parametrize(
+    "filter_", ["", "done = true", f"{DEAD} OR done = true", "NOT dead_letter = true"]
+)
+@pytest.mark.parametrize("name", ["-", "-/operations"])
+async def test_a_list_of_every_parent_is_of_dead_letters_only(serving, name, filter_):
+    async with serving() as client:
+        refusal = await client.refused(client.page(name, filter=filter_))
+        assert (refusal.code, refusal.field) == (grpc.StatusCode.INVALID_ARGUMENT, "name")
+        assert "supported with `dead_letter = true` only" in refusal.message
+
+
+async def test_dead_letters_of_every_parent_are_listed_page_by_page(serving, scripted):
+    clock = ManualClock()
+
+    async def work(request, _):
+        code = outlast.Code.ABORTED if request.steps else outlast.Code.UNAVAILABLE
+        raise outlast.OperationFailed(code, "out of paper")
+
+    service = scripted(work, retry=outlast.RetryPolicy(max_attempts=1))
+    async with serving(service, clock=clock) as client:
+        expected: list[str] = []
+        for parents in (["", "p/1", "p/2/books/3"], ["", "p/1"]):
+            dead = [await client.finished(parent=parent) for parent in parents]
+            expected = [*sorted(each.name for each in dead), *expected]
+            clock.jump(1)
+        failed = await client.finished(LONG, parent="p/1")
+        assert not client.metadata(failed).dead_letter
+        assert await client.names("-", filter=DEAD) == expected
+        seen, token = [], ""
+        for name, left in (("-", True), ("-/operations", True), ("-", False)):
+            page = await client.page(name, filter=DEAD, page_size=2, page_token=token)
+            seen += [each.name for each in page.operations]
+            token = page.next_page_token
+            assert bool(token) is left
+        assert seen == expected
+        narrow = f'{DEAD} AND name:"p/2/*"'
+        (found,) = await client.names("-", filter=narrow)
+        assert found.startswith("p/2/books/3/operations/")
+
+
+async def test_a_token_of_every_parent_is_none_of_a_parents(serving):
+    async with serving() as client:
+        for _ in range(2):
+            await client.finished(DEADLY)
+        token = (await client.page("-", filter=DEAD, page_size=1)).next_page_token
+        call = client.page("", filter=DEAD, page_token=token)
+        assert (await client.refused(call)).info.reason == "INVALID_PAGE_TOKEN"
 
 
 @pytest.mark.assertion(94)

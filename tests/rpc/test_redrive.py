@@ -267,10 +267,29 @@ async def test_a_bulk_redrive_finds_what_its_filter_says_of_what_did_not_succeed
         assert skipped == 1
 
 
+@pytest.mark.parametrize("fields", [{}, {"filter": "dead_letter = true AND error.code = 14"}])
+async def test_dead_letters_of_every_parent_are_redriven(serving, fields):
+    async with serving() as client:
+        parents = ("", "p/1", "p/2/books/3")
+        dead = [(await client.finished(JAMMED, parent=it)).name for it in parents]
+        await client.finished({"fail": {"code": 9, "message": "told to"}}, parent="p/1")
+        redriven, skipped = await redrive_all(client, parent="-", page_size=2, **fields)
+        assert {old for old, _ in redriven} == set(dead)
+        assert skipped == 0
+        for old, new in redriven:
+            assert new.rpartition("/")[0] == old.rpartition("/")[0]
+        for _, new in redriven:
+            await client.wait(new)
+        again, skipped = await redrive_all(client, parent="-/operations", **fields)
+        assert {old for old, _ in again} == {new for _, new in redriven}
+        assert skipped == 3
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"parent": "-"}, "parent"),
+        ({"parent": "-", "filter": "state = FAILED"}, "parent"),
+        ({"parent": "p/-"}, "parent"),
         ({"filter": "nope = 1"}, "filter"),
         ({"page_size": -1}, "page_size"),
         ({"page_token": "nope"}, "page_token"),

@@ -25,8 +25,9 @@ from outlast.testing.contract.driver import (
     Driver,
 )
 
-LIST_ALL = {"states": 0, "method": False, "dead_letter": False, "principal": False}
-LIST_SOME = {"states": 2, "method": True, "dead_letter": True, "principal": True}
+LIST_ALL = {"parent": True, "states": 0, "method": False, "dead_letter": False, "principal": False}
+LIST_SOME = {"parent": True, "states": 2, "method": True, "dead_letter": True, "principal": True}
+LIST_DEAD = LIST_SOME | {"parent": False}
 BY_KEY = "SEARCH operations USING INTEGER PRIMARY KEY (rowid=?)"
 BY_NAME = "SEARCH o USING INDEX operations_name (name=?)"
 COVERED_BY_NAME = "SEARCH o USING COVERING INDEX operations_name (name=?)"
@@ -36,6 +37,8 @@ BY_REQUEST = (
 )
 LISTED = "SEARCH o USING INDEX operations_listed (parent=?)"
 LISTED_AFTER = "SEARCH o USING INDEX operations_listed (parent=? AND create_time<?)"
+DEAD = "SCAN o USING INDEX operations_dead"
+DEAD_AFTER = "SEARCH o USING INDEX operations_dead (create_time<?)"
 READY = "SEARCH operations USING INDEX operations_ready (method=? AND ready_time<?)"
 INTERRUPTED = "SEARCH operations USING INDEX operations_interrupted (method=? AND ready_time<?)"
 NEXT = "SEARCH operations USING INDEX operations_ready (method=? AND ready_time>?)"
@@ -87,6 +90,8 @@ HOT_QUERIES = {
     "next page": (statements.list_page(**LIST_ALL, after=True), LISTED_AFTER),
     "first page, filtered": (statements.list_page(**LIST_SOME, after=False), LISTED),
     "next page, filtered": (statements.list_page(**LIST_SOME, after=True), LISTED_AFTER),
+    "first page, dead": (statements.list_page(**LIST_DEAD, after=False), DEAD),
+    "next page, dead": (statements.list_page(**LIST_DEAD, after=True), DEAD_AFTER),
 }
 
 
@@ -144,7 +149,17 @@ def test_a_hot_query_uses_its_index(query: str, full: Path) -> None:
     assert not [step for step in found if reads_all(step)]
 
 
-@pytest.mark.parametrize("query", ["ready, one method", "first page", "next page", "expire"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "ready, one method",
+        "first page",
+        "next page",
+        "first page, dead",
+        "next page, dead",
+        "expire",
+    ],
+)
 def test_what_is_cut_off_is_not_sorted_first(query: str, full: Path) -> None:
     sql, _ = HOT_QUERIES[query]
     with reading(full) as connection:
@@ -199,7 +214,9 @@ async def do_everything(store: SqliteStore, clock: ManualClock) -> None:
     await store.stats()
     for conditions in (Conditions(), Conditions(frozenset(State), METHOD, dead_letter=True)):
         for after in (None, Cursor.at(failed)):
-            await store.list_page(ListQuery("", 10, after, conditions, principal=""))
+            parents = [""] if conditions.dead_letter is None else ["", None]
+            for parent in parents:
+                await store.list_page(ListQuery(parent, 10, after, conditions, principal=""))
     await clock.advance(3600)
     assert await store.expire(10) == 1
 

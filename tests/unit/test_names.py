@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from outlast.domain.errors import InvalidArgumentError
 from outlast.domain.names import (
+    EVERY_PARENT,
     MAX_NAME_LENGTH,
     MAX_PARENT_LENGTH,
     check_operation_name,
@@ -30,6 +31,11 @@ def test_a_parent_is_found_by_both_ways_to_name_its_collection(parent):
     assert parent_of_collection(f"{parent}/operations" if parent else "operations") == parent
     if parent != "operations" and not parent.endswith("/operations"):
         assert parent_of_collection(parent) == parent
+
+
+@pytest.mark.parametrize("name", ["-", "-/operations"])
+def test_every_parent_has_a_collection(name):
+    assert parent_of_collection(name) == EVERY_PARENT
 
 
 @given(st.text())
@@ -128,7 +134,7 @@ def test_collections_and_their_parents(name, parent):
 
 
 @pytest.mark.parametrize(
-    "name", ["/", "/operations", "a/", "a//operations", "-/operations", "a b", "x" * 1025]
+    "name", ["/", "/operations", "a/", "a//operations", "a/-/operations", "a b", "x" * 1025]
 )
 def test_names_that_no_collection_has(name):
     with pytest.raises(InvalidArgumentError) as caught:

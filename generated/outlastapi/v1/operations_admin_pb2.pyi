@@ -192,7 +192,9 @@ class RedriveOperationsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """The resource whose operations are meant, empty for those without a parent."""
+    """The resource whose operations are meant, empty for those without a parent. `-`
+    stands for every parent; it goes with a filter that only dead letters meet.
+    """
     filter: _builtins.str
     """Which of them, in the language of ListOperations. If empty, the dead letters:
     `dead_letter = true`. Only what failed or was cancelled is found.

@@ -92,7 +92,8 @@ class OperationsAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RedriveOperations(self, request, context):
-        """Redrives the operations of one parent that a filter finds, a page at a time.
+        """Redrives the operations that a filter finds, of one parent or all dead letters,
+        a page at a time.
 
         Those that were redriven before are skipped, as long as the redrive is kept. So
         the call may be made again at any time, and does nothing the second time.

@@ -51,7 +51,8 @@ class OperationsAdminServiceStub:
     one is returned. The new operation leads to what the old one would have led to.
     """
     RedriveOperations: _grpc.UnaryUnaryMultiCallable[_operations_admin_pb2.RedriveOperationsRequest, _operations_admin_pb2.RedriveOperationsResponse]
-    """Redrives the operations of one parent that a filter finds, a page at a time.
+    """Redrives the operations that a filter finds, of one parent or all dead letters,
+    a page at a time.
 
     Those that were redriven before are skipped, as long as the redrive is kept. So
     the call may be made again at any time, and does nothing the second time.
@@ -79,7 +80,8 @@ class OperationsAdminServiceAsyncStub(OperationsAdminServiceStub):
     one is returned. The new operation leads to what the old one would have led to.
     """
     RedriveOperations: _aio.UnaryUnaryMultiCallable[_operations_admin_pb2.RedriveOperationsRequest, _operations_admin_pb2.RedriveOperationsResponse]  # type: ignore[assignment]
-    """Redrives the operations of one parent that a filter finds, a page at a time.
+    """Redrives the operations that a filter finds, of one parent or all dead letters,
+    a page at a time.
 
     Those that were redriven before are skipped, as long as the redrive is kept. So
     the call may be made again at any time, and does nothing the second time.
@@ -128,7 +130,8 @@ class OperationsAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operations_admin_pb2.RedriveOperationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_admin_pb2.RedriveOperationsResponse, _abc.Awaitable[_operations_admin_pb2.RedriveOperationsResponse]]:
-        """Redrives the operations of one parent that a filter finds, a page at a time.
+        """Redrives the operations that a filter finds, of one parent or all dead letters,
+        a page at a time.
 
         Those that were redriven before are skipped, as long as the redrive is kept. So
         the call may be made again at any time, and does nothing the second time.

@@ -44,7 +44,8 @@ class Conditions:
 class ListQuery:
     """Operations of one parent, the newest first, ties by name."""
 
-    parent: str
+    parent: str | None
+    """None for every parent, which is for dead letters only: `conditions` must ask for these."""
     limit: int
     after: Cursor | None = None
     conditions: Conditions = Conditions()

@@ -7,8 +7,10 @@ from outlast.domain.errors import InvalidArgumentError
 MAX_NAME_LENGTH = 1024
 MAX_PARENT_LENGTH = 512
 
+EVERY_PARENT = "-"
+"""What stands for every parent, none included, where operations are listed (AIP-159)."""
+
 _COLLECTION = "operations"
-_WILDCARD = "-"
 _OPERATION = re.compile(r"(?:(?P<parent>[^/]+(?:/[^/]+)*)/)?operations/[^/]+")
 _PARENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]*(?:/[A-Za-z0-9][A-Za-z0-9._~-]*)*")
 
@@ -46,15 +48,17 @@ def check_parent(parent: str) -> str:
 def parent_of_collection(name: str, field: str = "name") -> str:
     """Return the parent that a request names in a field, as `{parent}` or `{parent}/operations`.
 
-    `operations` and the empty name are the root.
+    `operations` and the empty name are the root. EVERY_PARENT may be meant.
     """
     if len(name) > MAX_NAME_LENGTH:
         raise InvalidArgumentError(field, f"longer than {MAX_NAME_LENGTH} characters")
     if name in {"", "operations"}:
         return ""
     parent = name.removesuffix("/operations")
-    if _WILDCARD in parent.split("/"):
-        raise InvalidArgumentError(field, "'-' for any parent is not supported; name one parent")
+    if parent == EVERY_PARENT:
+        return parent
+    if EVERY_PARENT in parent.split("/"):
+        raise InvalidArgumentError(field, "'-' in place of a segment is not supported")
     if _PARENT.fullmatch(parent) is None:
         raise InvalidArgumentError(field, "must be a parent resource, or {parent}/operations")
     return parent

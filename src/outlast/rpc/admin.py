@@ -16,10 +16,7 @@ from outlast.ports import QueueStats
 from outlast.rpc.calls import seconds_left
 from outlast.rpc.codec import Codec, moment
 from outlast.rpc.errors import status_to_proto
-from outlast.rpc.queries import Queries
-
-DEAD_LETTERS = "dead_letter = true"
-"""What is redriven if a request has no filter."""
+from outlast.rpc.queries import DEAD_LETTERS, Queries
 
 _OUTCOMES = {
     outcome: admin_pb2.OperationAttempt.Outcome.Value(outcome.name) for outcome in AttemptOutcome
@@ -64,6 +61,7 @@ class OperationsAdminServicer(operations_admin_pb2_grpc.OperationsAdminServiceSe
             request.page_size,
             request.page_token,
             *bound,
+            parent_field="parent",
         )
         page = await redrive_page(self._manager, query, matches, seconds_left(context))
         return admin_pb2.RedriveOperationsResponse(

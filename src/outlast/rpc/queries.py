@@ -6,6 +6,7 @@ from collections.abc import Callable
 from outlast.domain.errors import InvalidArgumentError
 from outlast.domain.filter import compile_filter, conditions, operation_schema, parse
 from outlast.domain.listing import Conditions, Cursor, ListQuery
+from outlast.domain.names import EVERY_PARENT
 from outlast.domain.operation import Operation
 from outlast.engine.engine import Engine
 from outlast.rpc.codec import Codec
@@ -16,6 +17,9 @@ _log = logging.getLogger(__name__)
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
+
+DEAD_LETTERS = "dead_letter = true"
+"""The filter that finds the dead letters, and nothing else."""
 
 Matches = Callable[[Operation], bool]
 
@@ -32,18 +36,32 @@ class Queries:
         self._tokens = PageTokens(engine.store.secret)
 
     def query(
-        self, parent: str, filter_: str, page_size: int, page_token: str, *bound: str
+        self,
+        parent: str,
+        filter_: str,
+        page_size: int,
+        page_token: str,
+        *bound: str,
+        parent_field: str = "name",
     ) -> tuple[ListQuery, Matches | None]:
         """Return what a store is asked for, and what its records must meet besides.
 
-        Raises InvalidArgumentError, InvalidPageTokenError and InvalidFilterError.
+        EVERY_PARENT, which came in `parent_field`, goes with filters that only a dead letter
+        can meet: no store reads everything. Raises InvalidArgumentError,
+        InvalidPageTokenError and InvalidFilterError.
         """
         if page_size < 0:
             raise InvalidArgumentError("page_size", "must not be negative")
         after = self._tokens.open(page_token, *bound) if page_token else None
         matches, pushed = self._filter(filter_)
         size = min(page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        return ListQuery(parent, size, after, pushed), matches
+        if parent != EVERY_PARENT:
+            return ListQuery(parent, size, after, pushed), matches
+        if pushed.dead_letter is not True:
+            raise InvalidArgumentError(
+                parent_field, f"'-', every parent, is supported with `{DEAD_LETTERS}` only"
+            )
+        return ListQuery(None, size, after, pushed), matches
 
     def next_page_token(self, after: Cursor | None, *bound: str) -> str:
         """Return the token of the page after a cursor; empty if there is no cursor."""

@@ -14,6 +14,7 @@ It needs Hypothesis, which the extra `testing` installs.
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -246,14 +247,16 @@ class StoreMachine(RuleBasedStateMachine):
 
     @precondition(_has_visible)
     @rule(
-        parent=st.sampled_from(values.PARENTS),
+        parent=st.none() | st.sampled_from(values.PARENTS),
         principal=st.none() | st.sampled_from(values.PRINCIPALS),
         conditions=values.conditions,
         limit=st.integers(1, 4),
     )
     def list_everything(
-        self, parent: str, principal: str | None, conditions: Conditions, limit: int
+        self, parent: str | None, principal: str | None, conditions: Conditions, limit: int
     ) -> None:
+        if parent is None:
+            conditions = replace(conditions, dead_letter=True)
         query = ListQuery(parent, limit, None, conditions, principal)
         expected = self.model.page(query, self.clock.now())
         while True:

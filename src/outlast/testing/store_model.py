@@ -119,7 +119,7 @@ class StoreModel:
         matches = [
             it
             for it in self.visible(now).values()
-            if it.parent == query.parent
+            if query.parent in {None, it.parent}
             and query.principal in {None, it.principal}
             and query.conditions.accept(it)
         ]

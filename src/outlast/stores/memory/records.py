@@ -13,6 +13,8 @@ from outlast.domain.trial import is_suspect
 
 _Moment = tuple[datetime, str]
 """When something is due for the operation of a name."""
+_List = tuple[str | None, str | None]
+"""A parent, or None for the dead letters of all; and a principal, or None for all."""
 
 
 class _Descending(str):
@@ -46,9 +48,7 @@ class Records:
         self._by_request: dict[tuple[str, str, str, str], str] = {}
         self._holders: dict[str, str] = {}
         self._redrives: defaultdict[str, set[str]] = defaultdict(set)
-        self._by_age: defaultdict[tuple[str, str | None], list[tuple[datetime, _Descending]]] = (
-            defaultdict(list)
-        )
+        self._by_age: defaultdict[_List, list[tuple[datetime, _Descending]]] = defaultdict(list)
         self._queues: defaultdict[str, _Queue] = defaultdict(_Queue)
         self._expiries: list[_Moment] = []
 
@@ -69,9 +69,12 @@ class Records:
         return [self._by_name[redrive] for redrive in self._redrives.get(name, ())]
 
     def newest_first(
-        self, parent: str, principal: str | None, after: Cursor | None
+        self, parent: str | None, principal: str | None, after: Cursor | None
     ) -> Iterator[Operation]:
-        """Yield what is not deleted, in the order in which it is listed, from a cursor on."""
+        """Yield what is not deleted, in the order in which it is listed, from a cursor on.
+
+        Without a parent, the dead letters of all.
+        """
         places = self._by_age.get((parent, principal), [])
         end = len(places)
         if after is not None:
@@ -128,15 +131,10 @@ class Records:
                 self._redrives[operation.retried_from].add(operation.name)
         elif operation.deleted and not before.deleted:
             self._hide(before)
+        elif operation.dead_letter and not before.dead_letter:
+            self._list(operation, None)
         queue = self._queues[operation.method]
-        if operation.ready_time is not None:
-            suspect = is_suspect(operation)
-            if before is None or (operation.ready_time, suspect) != (
-                before.ready_time,
-                is_suspect(before),
-            ):
-                moments = queue.suspects if suspect else queue.moments
-                heapq.heappush(moments, (operation.ready_time, operation.name))
+        _schedule(operation, before, queue)
         queue.pending += _pending(operation) - _pending(before)
         if operation.done:
             self._release(operation)
@@ -163,20 +161,26 @@ class Records:
     def _show(self, operation: Operation) -> None:
         if operation.request_id:
             self._by_request[_request_key(operation)] = operation.name
-        place = (operation.create_time, _Descending(operation.name))
-        for principal in (None, operation.principal):
-            insort(self._by_age[operation.parent, principal], place)
+        self._list(operation, operation.parent)
 
     def _hide(self, operation: Operation) -> None:
         key = _request_key(operation)
         if self._by_request.get(key) == operation.name:
             del self._by_request[key]
-        place = (operation.create_time, _Descending(operation.name))
+        self._unlist(operation, operation.parent)
+        if operation.dead_letter:
+            self._unlist(operation, None)
+
+    def _list(self, operation: Operation, parent: str | None) -> None:
         for principal in (None, operation.principal):
-            places = self._by_age[operation.parent, principal]
-            del places[bisect_left(places, place)]
+            insort(self._by_age[parent, principal], _place(operation))
+
+    def _unlist(self, operation: Operation, parent: str | None) -> None:
+        for principal in (None, operation.principal):
+            places = self._by_age[parent, principal]
+            del places[bisect_left(places, _place(operation))]
             if not places:
-                del self._by_age[operation.parent, principal]
+                del self._by_age[parent, principal]
 
     def _release(self, operation: Operation) -> None:
         self._queues[operation.method].unfinished.discard(operation.name)
@@ -214,6 +218,20 @@ class Records:
 
 def _request_key(operation: Operation) -> tuple[str, str, str, str]:
     return operation.principal, operation.parent, operation.method, operation.request_id
+
+
+def _schedule(operation: Operation, before: Operation | None, queue: _Queue) -> None:
+    """Note when an operation becomes ready, if that is new."""
+    if operation.ready_time is None:
+        return
+    suspect = is_suspect(operation)
+    if before is None or (operation.ready_time, suspect) != (before.ready_time, is_suspect(before)):
+        moments = queue.suspects if suspect else queue.moments
+        heapq.heappush(moments, (operation.ready_time, operation.name))
+
+
+def _place(operation: Operation) -> tuple[datetime, _Descending]:
+    return operation.create_time, _Descending(operation.name)
 
 
 def _pending(operation: Operation | None) -> bool:

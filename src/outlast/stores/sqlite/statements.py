@@ -209,10 +209,15 @@ def next_ready(methods: int, *, suspects: bool) -> str:
 
 
 @cache
-def list_page(*, states: int, method: bool, dead_letter: bool, principal: bool, after: bool) -> str:
-    """Read a page, the newest first. Parameters are named; states are state0 and so on."""
+def list_page(
+    *, parent: bool, states: int, method: bool, dead_letter: bool, principal: bool, after: bool
+) -> str:
+    """Read a page, the newest first. Parameters are named; states are state0 and so on.
+
+    Without a parent, a page of dead letters.
+    """
     tests = [
-        "o.parent = :parent",
+        "o.parent = :parent" if parent else "o.dead_letter = 1",  # as the index has it
         "o.deleted = 0",
         "(o.expire_time IS NULL OR o.expire_time > :now)",
     ]
@@ -229,6 +234,8 @@ def list_page(*, states: int, method: bool, dead_letter: bool, principal: bool, 
             "o.create_time <= :create_time AND (o.create_time < :create_time OR o.name > :name)"
         )
     return f"""
-    SELECT {SELECT_COLUMNS} FROM operations o WHERE {" AND ".join(tests)}
+    SELECT {SELECT_COLUMNS}
+    FROM operations o INDEXED BY {"operations_listed" if parent else "operations_dead"}
+    WHERE {" AND ".join(tests)}
     ORDER BY o.create_time DESC, o.name LIMIT :limit
     """

@@ -176,6 +176,7 @@ class SqliteStore(OperationStore):
         if conditions.states is not None and not states:
             return []
         sql = statements.list_page(
+            parent=query.parent is not None,
             states=len(states),
             method=conditions.method is not None,
             dead_letter=conditions.dead_letter is not None,

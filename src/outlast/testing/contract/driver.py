@@ -129,7 +129,7 @@ class Driver:
         """Let so much time pass that a lease runs out."""
         await self.clock.advance(lease.total_seconds())
 
-    async def names(self, parent: str = "", **query: Any) -> list[str]:
+    async def names(self, parent: str | None = "", **query: Any) -> list[str]:
         """Return the names that a list has, in its order."""
         page = await self.store.list_page(ListQuery(parent, **({"limit": 1000} | query)))
         return [operation.name for operation in page]

@@ -191,6 +191,33 @@ class ListContract(ContractFixtures):
         assert await driver.names(conditions=Conditions(dead_letter=True)) == [dead.name]
         assert await driver.names(conditions=Conditions(dead_letter=False)) == [failed.name]
 
+    async def test_dead_letters_of_every_parent_are_listed_together(
+        self, driver: Driver, store: OperationStore, clock: ManualClock
+    ) -> None:
+        dead = Failed(ERROR, dead_letter=True)
+        for name in ("a/operations/b", "operations/a", "a/b/operations/c"):
+            await driver.run(dead, name=name, parent=name.rpartition("/operations/")[0])
+        await clock.advance(1)
+        await driver.run(dead, name="a/operations/d", parent="a", principal="ada")
+        await driver.run(Failed(ERROR), parent="a")
+        hidden = await driver.run(dead, parent="b")
+        await store.delete(hidden.name)
+        running = await driver.start(parent="b")
+        await store.delete(running.operation.name)
+        await store.finish(running.lease, dead)
+        await driver.run(dead, parent="b", retention=timedelta(seconds=1))
+        await clock.advance(1)
+        wanted = ListQuery(None, 3, conditions=Conditions(dead_letter=True))
+        names = [[it.name for it in page] for page in await _pages(store, wanted)]
+        assert names == [
+            ["a/operations/d", "a/b/operations/c", "a/operations/b"],
+            ["operations/a"],
+        ]
+        conditions = Conditions(method=METHOD, dead_letter=True)
+        assert await driver.names(None, conditions=conditions, principal="ada") == names[0][:1]
+        conditions = Conditions(method=OTHER_METHOD, dead_letter=True)
+        assert await driver.names(None, conditions=conditions) == []
+
     async def test_all_conditions_hold_together(self, driver: Driver) -> None:
         wanted = Conditions(frozenset({State.PENDING}), METHOD, dead_letter=False)
         names = [
