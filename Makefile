@@ -44,6 +44,7 @@ install: $(STAMP) ## Create .venv with everything that the other targets need
 # build fetches the build backend anew each time; some of the tests' tools have no wheel
 # and need setuptools.
 $(STAMP): pyproject.toml constraints.txt $(STALE)
+	@echo "Installing into $(VENV), which takes about a minute and needs the network …"
 	[ -x $(PY) ] || $(PYTHON) -m venv --clear $(VENV)
 	$(PY) -m pip install --quiet -c constraints.txt pip hatchling setuptools
 	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[imaging,uvloop]' --group dev

@@ -33,10 +33,10 @@ def folder(tmp_path, encode, scene):
     return folder
 
 
-def demo(folder, *options):
+def demo(folder, *options, cwd=None):
     return subprocess.run(
         [sys.executable, "-m", "outlast_imaging.demo", str(folder), "--data", "the data", *options],
-        cwd=folder.parent,
+        cwd=cwd or folder.parent,
         capture_output=True,
         text=True,
         timeout=100,
@@ -46,6 +46,15 @@ def demo(folder, *options):
 
 def operations_in(output):
     return sorted(set(re.findall(r"operations/[0-9a-f-]{36}", output)))
+
+
+def derivatives_in(output):
+    """Return the files that the end of an output names, the folder of all first."""
+    root, lines = re.search(
+        r"^The derivatives are in (.*):\n((?:.*/: .*\n)+)", output, re.MULTILINE
+    ).groups()
+    listed = (line.split("/: ") for line in lines.splitlines())
+    return {Path(root, folder, name) for folder, names in listed for name in names.split(", ")}
 
 
 def stamp(path):
@@ -68,8 +77,10 @@ def test_the_demo_processes_photos_and_does_not_do_so_again(folder):
     assert len(operations_in(first.stdout)) == 4
     assert operations_in(second.stdout) == operations_in(first.stdout)
     assert stamps(folder.parent / "the data" / "artifacts") == made
-    uris = re.findall(r"file://(\S+)", second.stdout)
-    assert len(uris) == 12
+    files = {path for path in made if path.parent.name == "derivatives"}
+    assert len(files) == 12
+    assert derivatives_in(second.stdout) == files
+    assert second.stdout.count(str(folder.parent / "the data" / "artifacts")) == 1
     assert first.stdout.endswith("4 of 4 photos processed.\n")
     assert "earlier run" not in first.stdout
     assert "4 of 4 photos had been dealt with by an earlier run" in second.stdout
@@ -84,17 +95,39 @@ def test_the_demo_says_which_photo_failed_and_why(folder):
     assert ended.returncode == 1
     assert ended.stdout.count("SUCCEEDED") == 4
     assert "broken.jpg failed: INVALID_ARGUMENT: the photograph is broken" in ended.stdout
-    assert ended.stdout.endswith("4 of 5 photos processed; these failed: broken.jpg\n")
+    assert ended.stdout.endswith(
+        "4 of 5 photos processed; these failed, hence the exit status 1: broken.jpg\n"
+    )
 
 
-@pytest.mark.parametrize("name", ["empty", "missing"])
-def test_a_folder_without_photos_is_no_demo(tmp_path, name):
-    (tmp_path / "empty").mkdir()
+def test_a_path_to_the_photos_may_be_relative_and_lead_through_the_folder_above(folder):
+    (folder / "elsewhere").mkdir()
 
-    ended = demo(tmp_path / name)
+    ended = demo("../my photos", "--no-kill", cwd=folder / "elsewhere" / "..")
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.count("SUCCEEDED") == 4
+
+
+def test_a_folder_without_photos_is_no_demo(tmp_path):
+    ended = demo(tmp_path)
 
     assert ended.returncode == 1
     assert "The demo failed" in ended.stderr
+    assert "has no files that end in .jpg" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["0.jpg", f"missing/{'long ' * 40}/0.jpg"], ids=["file", "missing"]
+)
+def test_photos_that_are_no_folder_are_refused_in_one_line(folder, name):
+    ended = demo(folder / name, cwd=folder)
+
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"The demo failed: PHOTOS must be a folder of photographs: {folder / name} is not a folder\n"
+    )
+    assert not (folder / "the data").exists()
 
 
 def test_a_server_that_cannot_start_ends_the_demo_with_its_reason(folder):

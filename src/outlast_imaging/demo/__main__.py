@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument(
         "photos",
         nargs="?",
+        metavar="PHOTOS",
         type=Path,
         default=_SAMPLES,
         help="the folder with the photographs; without one, samples of the package",
@@ -37,13 +38,15 @@ def main() -> int:
     )
     parser.add_argument("--no-kill", action="store_true", help="let the server live")
     arguments = parser.parse_args()
-    photos, data = arguments.photos.absolute(), arguments.data.absolute()
+    # Without links and `..`, which URIs of files that the server reads must not have.
+    photos, data = (each.expanduser().resolve() for each in (arguments.photos, arguments.data))
     # A terminal has a width of its own; elsewhere no name is to be cut off.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     try:
         return asyncio.run(run(photos, data, console, kill=not arguments.no_kill))
     except DemoError as error:
-        Console(stderr=True, highlight=False).print(f"The demo failed: {error}", markup=False)
+        errors = Console(stderr=True, highlight=False)
+        errors.print(f"The demo failed: {error}", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED

@@ -1,8 +1,11 @@
 """Shows operations while they run, and when they are done."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
+from urllib.parse import unquote, urlsplit
 
 from google.longrunning import operations_pb2
 from outlastapi.imaging.v1 import imaging_pb2
@@ -64,13 +67,21 @@ def print_table(console: Console, operations: Mapping[str, operations_pb2.Operat
 
 
 def print_derivatives(console: Console, operations: Iterable[operations_pb2.Operation]) -> None:
-    """Print where the derivatives lie, and how large they are."""
+    """Print the folder that all derivatives lie in, and then a line for each photograph's."""
+    folders: dict[Path, list[str]] = {}
     for operation in operations:
         image = imaging_pb2.Image()
         operation.response.Unpack(image)
         for derivative in image.derivatives:
-            size = f"{derivative.width}x{derivative.height}, {derivative.size_bytes / 1000:.0f} kB"
-            console.print(f"{derivative.uri}  ({size})", markup=False, soft_wrap=True)
+            path = Path(unquote(urlsplit(derivative.uri).path))
+            folders.setdefault(path.parent, []).append(path.name)
+    if not folders:
+        return
+    root = os.path.commonpath([folder.parents[1] for folder in folders])
+    console.print(f"The derivatives are in {root}:", markup=False, soft_wrap=True)
+    for folder, names in folders.items():
+        line = f"{folder.relative_to(root)}/: {', '.join(names)}"
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def print_failures(
@@ -81,7 +92,10 @@ def print_failures(
     for photo, failure in failures.items():
         console.print(f"{photo} failed: {failure}", markup=False, soft_wrap=True)
     processed = f"{len(operations) - len(failures)} of {len(operations)} photos processed"
-    summary = f"{processed}; these failed: {', '.join(failures)}" if failures else f"{processed}."
+    summary = f"{processed}."
+    if failures:
+        # The last words, but for what make says of the exit status.
+        summary = f"{processed}; these failed, hence the exit status 1: {', '.join(failures)}"
     console.print(summary, markup=False, soft_wrap=True)
     return list(failures)
 

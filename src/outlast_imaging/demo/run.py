@@ -24,7 +24,7 @@ from outlast_imaging.sources import Location, list_photos
 
 
 async def run(folder: Path, data: Path, console: Console, *, kill: bool) -> int:
-    """Process the photographs of a folder; return 0 if all succeeded. Paths are absolute.
+    """Process the photographs of a folder; return 0 if all succeeded. Paths are resolved.
 
     What is kept in `data` is found again by the next run, which goes on where this one
     ended. With `kill`, the server is killed when half of the photographs are done.
@@ -47,9 +47,11 @@ async def run(folder: Path, data: Path, console: Console, *, kill: bool) -> int:
 
 def _prepare(folder: Path, data: Path) -> Mapping[str, bytes]:
     """Make the folder for data; return the digests of the photographs by their names."""
+    if not folder.is_dir():
+        raise DemoError(f"PHOTOS must be a folder of photographs: {folder} is not a folder")
     data.mkdir(parents=True, exist_ok=True)
     try:
-        names = list_photos(Location(str(folder.resolve()), ()))
+        names = list_photos(Location(str(folder), ()))
     except ImagingError as error:
         raise DemoError(f"{folder}: {error.message}") from error
     if not names:
