@@ -358,3 +358,19 @@ def test_a_server_with_tls_is_called_with_its_authority_and_not_without(run, tls
         assert in_the_clear.exit_code == ExitCode.UNREACHABLE
         assert "--tls" in in_the_clear.stderr
         server.stop()
+
+
+def test_set_wins_over_the_option_of_its_own_and_durations_without_a_unit_are_seconds(
+    run, monkeypatch
+):
+    given = {}
+    monkeypatch.setattr(
+        "outlast.cli.serving.serve_until_stopped", lambda _, settings, **__: given.update(settings)
+    )
+    options = ["--set", "lease=7", "--lease", "9s", "--set", "max_wait=1m"]
+    assert run("serve", *GREETER, *options).exit_code == ExitCode.OK
+    assert given == {
+        "concurrency": 64,
+        "lease": timedelta(seconds=7),
+        "max_wait": timedelta(minutes=1),
+    }

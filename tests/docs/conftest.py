@@ -98,7 +98,6 @@ class Reader:
         self._real_ids: dict[str, str] = {}
         self._server: subprocess.Popen[str] | None = None
         folder.mkdir()
-        (folder / "protos").symlink_to(ROOT / "protos")
         self._environment = _environment(folder.parent / "bin", self._port)
 
     def follow(self, block: Block) -> None:
@@ -107,7 +106,7 @@ class Reader:
             case "proto":
                 self._save(block)
                 self.run(
-                    f"python -m grpc_tools.protoc -I. -Iprotos -Iprotos/third_party -o/dev/null {block.file}"
+                    f'python -m grpc_tools.protoc -I. -I"$(outlast protos)" -o/dev/null {block.file}'
                 )
             case "js":
                 self._save(block)
@@ -288,7 +287,7 @@ def commands() -> Sequence[str]:
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[Reader]:
     with ExitStack() as stack:
-        yield Reader(tmp_path / "a checkout", stack)
+        yield Reader(tmp_path / "a project", stack)
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 import hashlib
 import importlib
+import os
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -202,19 +204,28 @@ def test_no_file_names_a_registry_host():
     assert named == []
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """Return the names of the files in the wheel."""
-    folder = tmp_path_factory.mktemp("wheel")
+def build(target, source, folder):
+    """Return the distribution that hatchling makes of a source tree."""
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
-        cwd=ROOT,
+        [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)],
+        cwd=source,
         check=True,
         capture_output=True,
         timeout=60,
     )
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+    (built,) = folder.iterdir()
+    return built
+
+
+@pytest.fixture(scope="module")
+def wheel_file(tmp_path_factory):
+    return build("wheel", ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def wheel(wheel_file):
+    """Return the names of the files in the wheel."""
+    with zipfile.ZipFile(wheel_file) as archive:
         return set(archive.namelist())
 
 
@@ -229,7 +240,53 @@ def test_the_wheel_has_all_packages_and_nothing_else(wheel):
         for path in (ROOT / root).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {name for name in wheel if ".dist-info/" not in name} == sources
+    links = {
+        "outlast/protos/google": ROOT / "protos" / "third_party" / "google",
+        "outlast/protos/outlastapi/v1": ROOT / "protos" / "outlastapi" / "v1",
+    }
+    protos = {
+        f"{link}/{path.relative_to(folder)}"
+        for link, folder in links.items()
+        for path in folder.rglob("*.proto")
+    }
+    assert {name for name in wheel if ".dist-info/" not in name} == sources | protos
+
+
+def test_a_wheel_that_is_built_from_the_source_distribution_is_the_same(wheel, tmp_path):
+    (tmp_path / "sdist").mkdir()
+    with tarfile.open(build("sdist", ROOT, tmp_path / "sdist")) as archive:
+        archive.extractall(tmp_path / "source", filter="data")
+    (source,) = (tmp_path / "source").iterdir()
+    with zipfile.ZipFile(build("wheel", source, tmp_path / "wheel")) as archive:
+        assert set(archive.namelist()) == wheel
+
+
+@pytest.mark.parametrize("installed", [True, False], ids=["installed", "checkout"])
+def test_protos_of_others_find_what_they_import(installed, wheel_file, tmp_path):
+    packages = tmp_path / "installed packages"
+    if installed:
+        with zipfile.ZipFile(wheel_file) as archive:
+            archive.extractall(packages)
+    else:
+        packages.symlink_to(ROOT / "src")
+
+    def run(*arguments):
+        command = [sys.executable, "-m", *arguments]
+        environment = os.environ | {"PYTHONPATH": f"{packages}"}
+        ran = subprocess.run(
+            command, cwd=tmp_path, env=environment, check=True, stdout=subprocess.PIPE, timeout=30
+        )
+        return ran.stdout.decode()
+
+    folder = run("outlast", "protos").removesuffix("\n")
+    assert Path(folder) == packages / "outlast" / "protos"
+    names = sorted(str(path.relative_to(ROOT / "protos")) for path in ROOT.glob("protos/*/v1/*"))
+    names += ["google/api/field_info.proto", "google/longrunning/operations.proto"]
+    assert "outlastapi/v1/operation_metadata.proto" in names
+    imports = "".join(f'import "{name}";\n' for name in names)
+    (tmp_path / "mine.proto").write_text(f'syntax = "proto3";\n{imports}')
+    run("grpc_tools.protoc", "-I.", f"-I{folder}", "--python_out=.", "mine.proto")
+    assert (tmp_path / "mine_pb2.py").exists()
 
 
 def test_of_every_sample_the_note_says_where_it_is_from_and_what_is_allowed():

@@ -11,6 +11,7 @@ from outlast.cli.call import call
 from outlast.cli.exit_codes import ExitCode, exit_code_table
 from outlast.cli.failure import Failure
 from outlast.cli.operations import operations
+from outlast.cli.protos import protos
 from outlast.cli.serve import serve
 
 _log = logging.getLogger(__name__)
@@ -52,3 +53,4 @@ def main() -> None:
 main.add_command(serve)
 main.add_command(call)
 main.add_command(operations)
+main.add_command(protos)
