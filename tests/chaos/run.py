@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -39,22 +39,62 @@ class Report:
     anomalies: Sequence[Anomaly]
 
     def summary(self) -> str:
-        """Return the figures, in a line."""
-        calls, outages = self.history.calls, Counter(it.kind for it in self.history.outages)
-        answered = sum(call.code in {"OK", "NOT_FOUND"} for call in calls)
-        states = Counter(it.state.lower() for it in self.history.final.values())
-        operations = len({entry.name for entry in self.history.entries})
-        runs = sum(entry.event == "began" for entry in self.history.entries)
-        return (
-            f"{operations} operations ({_listed(states)}), {runs} attempts, "
-            f"{len(calls)} calls ({answered} answered), {outages['kill']} kills, "
-            f"{outages['pause']} stops, {outages['restart']} restarts, "
-            f"{self.refused} refused writes, {len(self.anomalies)} anomalies"
+        """Return the figures, a line for each kind of thing; what a line counts adds up."""
+        history = self.history
+        runs = sum(entry.event == "began" for entry in history.entries)
+        deleted = {call.name for call in history.calls if call.kind == "delete"}
+        ends = Counter(_end_of(name, history, deleted) for name in _operations(history))
+        answers = Counter(_ANSWERS.get(call.code, _REFUSED) for call in history.calls)
+        troubles = Counter(_TROUBLES[it.kind] for it in history.outages)
+        return "\n".join(
+            (
+                f"{_sum(ends)} operations: {_listed(ends, _ENDS)}",
+                f"{runs} attempts at them; {self.refused} late writes of replaced ones refused",
+                f"{_sum(answers)} calls: {_listed(answers, _CALLS)}",
+                f"{_sum(troubles)} troubles of servers: {_listed(troubles, _TROUBLES.values())}",
+                f"{len(self.anomalies)} anomalies",
+            )
         )
 
 
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+_ENDS = ("succeeded", "failed", "cancelled", "unfinished", "deleted by callers", "lost")
+_ANSWERS = {
+    "OK": "answered",
+    "NOT_FOUND": "answered",
+    "DEADLINE_EXCEEDED": "given up by the caller at its deadline",
+    "CANCELLED": "cut off with the process that had them",
+}
+_REFUSED = "refused or not reaching a server"
+_CALLS = tuple(dict.fromkeys(["answered", _REFUSED, *_ANSWERS.values()]))
+_TROUBLES = {
+    "kill": "killed and started again at once",
+    "pause": "paused for a while or until killed",
+    "restart": "restarted in an orderly way",
+}
+
+
+def _operations(history: History) -> set[str]:
+    """Return the names of all operations that there were."""
+    started = {it.snapshots[0].name for it in history.calls if it.kind == "start" and it.snapshots}
+    return started | {it.name for it in history.entries} | {*history.final, *history.unfinished}
+
+
+def _end_of(name: str, history: History, deleted: Collection[str]) -> str:
+    """Return what became of an operation."""
+    final = history.final.get(name)
+    if name in history.unfinished or (final is not None and not final.done):
+        return "unfinished"
+    if final is not None:
+        return final.state.lower()
+    return "deleted by callers" if name in deleted else "lost"
+
+
+def _sum(counts: Counter[str]) -> int:
+    return sum(counts.values())
+
+
+def _listed(counts: Counter[str], order: Iterable[str]) -> str:
+    return ", ".join(f"{counts[what]} {what}" for what in order)
 
 
 async def run(folder: Path, *, seconds: float, seed: int) -> Report:

@@ -1,9 +1,12 @@
 """The command that runs many seeds, or one again."""
 
+import re
+
 import pytest
 from click.testing import CliRunner
 
 from outlast.testing.simulation.__main__ import main
+from outlast.testing.simulation.simulate import simulate
 from tests.simulation.bugs import BUGS
 
 
@@ -21,7 +24,19 @@ def test_it_runs_seeds_and_says_how_far_it_is(run):
 def test_it_says_what_one_seed_was(run):
     result = run("--seed", "7")
     assert result.exit_code == 0
-    assert "Report(seed=7, digest=" in result.output
+    first, *figures, trace = result.output.splitlines()
+    assert first == "seed 7 holds: no invariant was broken"
+    report = simulate(7)
+    told = [int(figure) for figure in re.findall(r" (\d+) ", " ".join(figures))]
+    assert told == [
+        report.steps,
+        report.operations,
+        report.workers,
+        report.stops,
+        report.pauses,
+        report.outages,
+    ]
+    assert report.digest in trace
 
 
 def test_a_seed_that_fails_ends_it_with_what_happened(run, monkeypatch):

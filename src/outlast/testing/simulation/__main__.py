@@ -8,6 +8,7 @@ import click
 
 from outlast.testing.simulation.history import InvariantError
 from outlast.testing.simulation.simulate import simulate
+from outlast.testing.simulation.world import Report
 
 _CHUNK = 50
 
@@ -22,6 +23,20 @@ def _first_failure(seeds: Iterable[int]) -> str | None:
     return None
 
 
+def _told(report: Report) -> str:
+    """Return what a report says, in lines."""
+    return "\n".join(
+        (
+            f"seed {report.seed} holds: no invariant was broken",
+            f"  {report.seconds:.1f} seconds of virtual time, {report.steps} callbacks",
+            f"  {report.operations} operations",
+            f"  {report.workers} workers, of which {report.stops} were told to stop",
+            f"  {report.pauses} times one stood still, {report.outages} times it lost the store",
+            f"  trace {report.digest}: the same as long as the code is the same",
+        )
+    )
+
+
 @click.command()
 @click.option("--seeds", default=200, show_default=True, help="How many seeds to run.")
 @click.option("--start", default=0, show_default=True, help="The first of them.")
@@ -31,7 +46,7 @@ def main(seeds: int, start: int, jobs: int, seed: int | None) -> None:
     """Simulate the engine under faults; exit with 1 at the first seed that fails."""
     if seed is not None:
         try:
-            click.echo(simulate(seed))
+            click.echo(_told(simulate(seed)))
         except InvariantError as error:
             sys.exit(str(error))
         return
