@@ -92,6 +92,8 @@ def test_a_server_that_stops_answers_waiters_and_gives_back_what_does_not_end(
     assert state_of(latest).state == OperationMetadata.RUNNING
     assert server.process.poll() is None
     assert server.process.wait(30) == 0
+    assert "2 operations are running and have 1 s to end" in server.log
+    assert "stopped: 1 operation was given back" in server.log  # the other one has ended
 
     server = serve("--script")
     assert state_of(server.get(ends)).attempt == 1
@@ -116,6 +118,9 @@ def test_a_second_signal_ends_the_grace(serve, folder, eventually, state_of, num
     server.process.send_signal(number)
 
     assert server.process.wait(30) == 0
+    assert "1 operation is running and has 3600 s to end" in server.log
+    assert "told to stop a second time" in server.log
+    assert "stopped: 1 operation was given back" in server.log
     server = serve("--script")
     assert state_of(server.get(name)).attempt in (0, 1)
 

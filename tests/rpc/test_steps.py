@@ -124,11 +124,14 @@ async def test_a_pause_between_tries_ends_at_the_deadline(serving, scripted):
 
 
 async def test_a_step_that_is_tried_again_is_logged(serving, scripted, caplog):
-    caplog.set_level(logging.INFO, "outlast.engine.context")
+    caplog.set_level(logging.INFO, "outlast.engine.journal")
     press = Press(UNAVAILABLE)
     async with serving(scripted(printing(press, retry=AT_ONCE))) as client:
         done = await client.finished()
-        assert f"step 'print' of operation {done.name} failed" in caplog.text
+        line = (
+            f"step 'print' of operation {done.name} failed with UNAVAILABLE, 'the press is jammed'"
+        )
+        assert line in caplog.text
 
 
 async def test_a_policy_that_is_none_is_refused(serving, scripted):

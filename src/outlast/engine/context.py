@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import logging
 import math
 import random
 from collections.abc import Awaitable, Callable
@@ -13,6 +12,7 @@ from typing import TypeVar
 from outlast.domain.errors import DuplicateStepError, LeaseLostError, PayloadTooLargeError
 from outlast.domain.operation import Claim, Operation, Progress
 from outlast.domain.status import Payload
+from outlast.engine.journal import log_step_failed
 from outlast.engine.outcome import retry_pause
 from outlast.engine.patience import absorb
 from outlast.engine.processes import ProcessPool
@@ -21,8 +21,6 @@ from outlast.engine.settings import EngineSettings
 from outlast.ports import Clock, OperationStore
 
 T = TypeVar("T")
-
-_log = logging.getLogger(__name__)
 
 
 class ExecutionContext:
@@ -104,11 +102,7 @@ class ExecutionContext:
         pause = retry_pause(policy, tries, error, self._chance.random())
         if pause is None:
             return False
-        _log.info(
-            "step %r of operation %s failed (%s), try %d of %d; it is tried again in %.1f s",
-            *(key, self.operation.name, type(error).__name__),
-            *(tries, policy.max_attempts, pause.total_seconds()),
-        )
+        log_step_failed(self.operation, key, error, pause, f"try {tries} of {policy.max_attempts}")
         await self._clock.sleep(pause.total_seconds())
         self._require_lease()
         return True

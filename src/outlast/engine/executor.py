@@ -89,6 +89,11 @@ class Executor:
         return self._writer.refused + self.leases.refused
 
     @property
+    def given_back(self) -> int:
+        """How many operations were given back unfinished, as `stop` does."""
+        return self._writer.given_back
+
+    @property
     def running(self) -> int:
         """How many handlers are running."""
         return len(self._workload)
@@ -136,6 +141,7 @@ class Executor:
         await self._unless_hurried(self._all_written(claiming), _WRITING_SECONDS)
         with suppress(TimeoutError):
             await within(self._clock, lambda: self._all_written(claiming), _LAST_WRITES_SECONDS)
+        self._writer.giving_up = True
         last = [claiming, *self._writing()]
         for task in last:
             task.cancel()

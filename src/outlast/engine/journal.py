@@ -1,6 +1,7 @@
 """What the log says of operations: each event once, and nothing of their payloads."""
 
 import logging
+from datetime import timedelta
 
 from outlast.domain.operation import Operation, State
 from outlast.domain.status import Status
@@ -11,6 +12,7 @@ from outlast.domain.transitions import (
     Outcome,
     Retry,
 )
+from outlast.engine.outcome import AttemptFailedError
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +35,19 @@ def log_ended_by_claim(operation: Operation) -> None:
     """Tell of an operation that a claim found, and ended instead of having it run again."""
     if operation.error in (ATTEMPTS_EXHAUSTED, DEADLINE_EXCEEDED):
         _log_end(operation)
+
+
+def log_step_failed(
+    operation: Operation, key: str, error: Exception, pause: timedelta, tries: str
+) -> None:
+    """Tell of a step that failed and is tried again; `tries` says how often it was."""
+    _log.info(
+        "step %r of operation %s failed with %s, %s; it is tried again in %.1f s",
+        *(key, operation.name),
+        # What an exception that nobody meant says may be of the payload.
+        _text(error.status) if isinstance(error, AttemptFailedError) else type(error).__name__,
+        *(tries, pause.total_seconds()),
+    )
 
 
 def log_finished(operation: Operation, outcome: Outcome) -> None:

@@ -22,8 +22,12 @@ class OutcomeWriter:
     def __init__(self, store: OperationStore, clock: Clock) -> None:
         self.refused = 0
         """How many writes were refused because another worker had taken over."""
+        self.given_back = 0
+        """How many operations were given back, to be run by another worker."""
         self.stopping = False
         """Whether to give up what is not written when its lease ends."""
+        self.giving_up = False
+        """Whether who is cancelled is to write nothing more."""
         self._store = store
         self._clock = clock
         self._writing: set[str] = set()
@@ -36,11 +40,17 @@ class OutcomeWriter:
         """Write an outcome; return when that is done, or can no longer be done."""
         name = running.lease.name
         self._writing.add(name)
+        in_doubt = False
         try:
-            await self._persist(running, outcome)
-        except asyncio.CancelledError:
-            _log.warning("the outcome of %s cannot be written; it is left to its lease", name)
-            raise
+            while True:
+                try:
+                    return await self._persist(running, outcome, in_doubt=in_doubt)
+                except asyncio.CancelledError:
+                    if self.giving_up:
+                        _log.warning("the outcome of %s is not written in time", name)
+                        raise
+                    in_doubt = True
+                    _absorb_cancellation()
         finally:
             self._writing.discard(name)
 
@@ -56,13 +66,13 @@ class OutcomeWriter:
         running.refused = True
         running.stop(StopReason.LEASE_LOST)
 
-    async def _persist(self, running: Running, outcome: Outcome) -> None:
+    async def _persist(self, running: Running, outcome: Outcome, *, in_doubt: bool) -> None:
         name = running.lease.name
         pause = _RETRY_PAUSE_SECONDS
-        in_doubt = False
         while True:
             try:
                 log_finished(await self._store.finish(running.lease, outcome), outcome)
+                self.given_back += isinstance(outcome, Released)
             except LeaseLostError:
                 if not in_doubt:
                     self.on_refused(running)
@@ -82,3 +92,10 @@ class OutcomeWriter:
                 outcome = Failed(UNEXPECTED)
                 continue
             return
+
+
+def _absorb_cancellation() -> None:
+    """Go on: it was the handler's own task, and what it has left behind still cancels it."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()

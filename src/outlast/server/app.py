@@ -113,6 +113,7 @@ class Server:
 
         def on_signal() -> None:
             if stop.is_set():
+                _log.warning("told to stop a second time: what runs is given back at once")
                 self.hurry()
             stop.set()
 
@@ -158,12 +159,14 @@ class Server:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         engine = self._operations.engine
         engine.release_waiters()
-        if engine.executor.running:
+        running = engine.executor.running
+        if running:
             _log.info(
-                "stopping: %d operations are running and have %s to end; "
-                "stop again to give them back at once",
-                engine.executor.running,
-                self.config.grace,
+                "stopping: %s %g s to end; stop again to give back at once what runs",
+                "1 operation is running and has"
+                if running == 1
+                else f"{running} operations are running and have",
+                self.config.grace.total_seconds(),
             )
         timer = self._clock.call_later(self.config.grace.total_seconds(), self._grace_over.set)
         waits = [
@@ -176,6 +179,10 @@ class Server:
             task.cancel()
         await asyncio.wait(waits)
         await engine.executor.stop()
+        if running:
+            count = engine.executor.given_back
+            were = "1 operation was" if count == 1 else f"{count} operations were"
+            _log.info("stopped: %s given back, to be run by the next server", were)
 
 
 def _message_limit(max_request_bytes: int) -> tuple[str, int]:
