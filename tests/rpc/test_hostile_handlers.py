@@ -416,6 +416,7 @@ RAISED = [
     RuntimeError("secret"),
     SystemExit("secret"),
     KeyboardInterrupt("secret"),
+    GeneratorExit("secret"),
     asyncio.CancelledError("secret"),
     StopAsyncIteration("secret"),
     WorseError("secret"),
@@ -451,6 +452,19 @@ async def test_an_ordinary_rpc_that_raises_anything_keeps_its_text_to_itself(ser
             assert refusal.info.reason == "UNEXPECTED_FAILURE"
             assert b"secret" not in refusal.status.SerializeToString()
         await client.check_alive()
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+async def test_a_validate_that_raises_anything_keeps_its_text_to_itself(serving, scripted, error):
+    def validate(_request):
+        raise error
+
+    async with serving(scripted(validate=validate)) as client:
+        refusal = await client.refused(client.run())
+        assert refusal.code is grpc.StatusCode.INTERNAL
+        assert refusal.info.reason == "UNEXPECTED_FAILURE"
+        assert b"secret" not in refusal.status.SerializeToString()
+        assert await client.names() == []
 
 
 async def test_an_ordinary_rpc_is_not_called_with_what_is_refused(serving):

@@ -80,11 +80,12 @@ def _guarded_call(
     limit: AbstractContextManager[None],
 ) -> _Handler:
     async def call(request: Any, context: Any) -> Any:
+        task = asyncio.current_task()
         try:
             with limit:
                 return await handler(decode(request), context)
         except BaseException as error:  # noqa: BLE001  # the one place where RPCs end badly
-            await _end(context, error)
+            await _end(context, error, task)
 
     return call
 
@@ -95,27 +96,44 @@ def _guarded_stream(
     limit: AbstractContextManager[None],
 ) -> _Handler:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+        task = asyncio.current_task()
         try:
             with limit:
                 async for message in handler(decode(request), context):
-                    yield message
+                    try:
+                        yield message
+                    except GeneratorExit:  # nobody wants the others
+                        return
         except BaseException as error:  # noqa: BLE001  # as above
-            await _end(context, error)
+            await _end(context, error, task)
 
     return stream
 
 
-async def _end(context: Any, error: BaseException) -> NoReturn:
-    """End an RPC because of what its handler raised.
+async def _end(context: Any, error: BaseException, task: "asyncio.Task[Any] | None") -> NoReturn:
+    """End an RPC because of what its handler, run by a task, raised.
 
     Everything is answered: after a CancelledError that is let through, the caller
     waits for ever, and a SystemExit ends the server.
     """
-    task = asyncio.current_task()
-    stopped = isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling()
-    if stopped or isinstance(error, (GeneratorExit, grpc.aio.AbortError, grpc.aio.BaseError)):
+    match error:
+        case asyncio.CancelledError():
+            over = task is not None and task.cancelling() > 0
+        case GeneratorExit():
+            over = not _is_run_by(task)
+        case _:
+            over = isinstance(error, (grpc.aio.AbortError, grpc.aio.BaseError))
+    if over:
         raise error
     await abort(context, error)
+
+
+def _is_run_by(task: "asyncio.Task[Any] | None") -> bool:
+    """Whether a task runs this; what is thrown away is closed by another, or outside the loop."""
+    try:
+        return asyncio.current_task() is task
+    except RuntimeError:
+        return False
 
 
 def seconds_left(context: Any) -> float | None:
