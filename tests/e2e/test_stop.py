@@ -264,3 +264,13 @@ def test_a_server_ends_although_its_store_is_locked(
     assert "left to its lease" in server.log
     server = serve("--script")
     assert state_of(server.get(name)).state == OperationMetadata.RUNNING
+
+
+def test_a_second_signal_ends_a_server_whose_event_loop_a_handler_blocks(serve, eventually):
+    server = serve("--script", "--grace", "1h")
+    server.run_script({"block": {"seconds": 60}})
+    eventually(lambda: "the event loop stands still" in server.log)
+    server.terminate()
+    server.process.send_signal(signal.SIGINT)  # two of a kind may be taken for one
+    assert server.process.wait(30) == 1
+    assert "does not take notice of signals" in server.log

@@ -291,3 +291,22 @@ async def test_a_handler_that_gives_a_store_outage_up_is_retried(world):
     name = await world.begin()
     await world.clock.advance(10)
     assert await world.state(name) == "SUCCEEDED"
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_cancellation_that_a_handler_leaves_behind_does_not_lose_its_outcome(
+    durable_world, times
+):
+    async def run(_request, _context):
+        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        for turn in range(times):
+            loop.call_later(turn * 0.0005, task.cancel)  # while the store is at work
+        loop.call_soon(task.cancel)
+        return Payload("example.v1.Book")
+
+    engine = await durable_world.engine(durable_world.method(run))
+    names = [await durable_world.insert() for _ in range(20)]
+    await engine.executor.drain()
+    found = [await durable_world.get(name) for name in names]
+    assert [(it.state, it.lease_epoch) for it in found] == [("SUCCEEDED", 1)] * 20

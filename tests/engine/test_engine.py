@@ -126,3 +126,12 @@ class _Standing:
 
     async def advance(self, seconds):
         pass
+
+
+@pytest.mark.parametrize("name", ["outlast-claim", "outlast-renew", "outlast-fence"])
+async def test_a_background_task_that_somebody_cancels_is_noticed(world, handler, name):
+    engine = await world.engine(world.method(handler))
+    (task,) = [task for task in asyncio.all_tasks() if task.get_name() == name]
+    task.cancel()
+    with pytest.raises(RuntimeError, match=f"{name} was cancelled"):
+        await world.in_time(engine.died)

@@ -373,3 +373,50 @@ async def test_a_cancel_kills_what_the_work_has_started_as_well(pool, tmp_path):
         async with asyncio.timeout(10):
             await asyncio.wait([running])
             assert await asyncio.to_thread(writers.read) == ""  # the end: no writer is left
+
+
+DAEMON = """
+import os
+import sys
+import time
+
+def fork():
+    if os.fork() == 0:
+        os.setsid()
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        while os.path.exists(sys.argv[0]):
+            time.sleep(0.01)
+        os._exit(0)
+"""
+
+
+@pytest.fixture
+def daemon(tmp_path, monkeypatch):
+    """Return a module whose `fork` leaves a process behind that lives as long as a file."""
+    life = tmp_path / "life"
+    life.touch()
+    (tmp_path / "forking.py").write_text(
+        DAEMON.replace("sys.argv[0]", repr(str(life))) + EXITING, encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("forking")
+    life.unlink()
+    del sys.modules["forking"]
+
+
+EXITING = """
+def fork_and_exit():
+    fork()
+    os._exit(1)
+"""
+
+
+async def test_a_process_that_has_left_its_group_does_not_hold_up_the_end(pool, daemon):
+    await pool.run(daemon.fork)
+    await asyncio.wait_for(pool.close(), 20)
+
+
+async def test_a_death_is_noticed_although_a_child_holds_the_channel_open(pool, daemon):
+    with pytest.raises(WorkerProcessError):
+        await asyncio.wait_for(pool.run(daemon.fork_and_exit), 20)
+    assert await pool.run(operator.add, 1, 2) == 3

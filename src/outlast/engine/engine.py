@@ -50,6 +50,7 @@ class Engine:
         )
         self._sweeper: asyncio.Task[None] | None = None
         self._watchdog: LoopWatchdog | None = None
+        self._stopping = False
         self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Gets the error when a background task ends that should not have."""
         self._watch(*self._hub.tasks)
@@ -103,6 +104,7 @@ class Engine:
 
     async def stop(self) -> None:
         """Give back what is running and end. Idempotent."""
+        self._stopping = True
         await self.executor.stop()
         if self._watchdog is not None:
             self._watchdog.stop()
@@ -118,8 +120,12 @@ class Engine:
             task.add_done_callback(self._on_end)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
-        """Notice a background task that failed: without it the engine only seems to work."""
-        error = None if task.cancelled() else task.exception()
+        """Notice a background task that ended: without it the engine only seems to work."""
+        error: BaseException | None
+        if task.cancelled():
+            error = None if self._stopping else RuntimeError(f"{task.get_name()} was cancelled")
+        else:
+            error = task.exception()
         if error is not None:
             _log.critical("%s died", task.get_name(), exc_info=error)
             if not self.died.done():

@@ -129,18 +129,37 @@ class _Worker:
         process: subprocess.Popen[bytes],
         requests: asyncio.StreamWriter,
         answers: asyncio.StreamReader,
+        channel: asyncio.ReadTransport,
     ) -> None:
         self._process = process
         self._requests = requests
         self._answers = answers
+        self._channel = channel
+        """By which the answers come."""
+        self._ended = _in_thread(process.wait)
 
     @property
     def alive(self) -> bool:
         """Whether the process has not ended."""
-        return self._process.poll() is None
+        return not self._ended.done()
 
     async def ask(self, request: Pickled, limit: int) -> bytes:
-        """Have a request answered; raise PayloadTooLargeError if the answer is over the limit."""
+        """Have a request answered; raise PayloadTooLargeError if the answer is over the limit.
+
+        Raises ConnectionError if the process ends: a process that it has started and that
+        left its group may hold the channel open.
+        """
+        asking = asyncio.ensure_future(self._ask(request, limit))
+        either: list[asyncio.Future[Any]] = [asking, self._ended]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise ConnectionResetError("the process has ended")
+            return asking.result()
+        finally:
+            asking.cancel()
+
+    async def _ask(self, request: Pickled, limit: int) -> bytes:
         for piece in request.pieces:
             self._requests.write(piece)
             await self._requests.drain()
@@ -153,7 +172,8 @@ class _Worker:
         """End the process with all that it has started, and return when it is gone."""
         self.end()
         self._requests.close()
-        await asyncio.shield(_in_thread(self._process.wait))
+        self._channel.close()
+        await asyncio.shield(self._ended)
 
     def end(self) -> None:
         """End the process with all that it has started."""
@@ -165,15 +185,7 @@ async def _start(max_bytes: int) -> _Worker:
     """Start a process that finds the modules that this one finds."""
     # What comes from the script bears this name there, as with multiprocessing.
     sys.modules.setdefault("__mp_main__", sys.modules["__main__"])
-    script = getattr(sys.modules["__main__"], "__file__", None)
-    if script is not None and not await asyncio.to_thread(Path(script).is_file):
-        script = None
-    program = (
-        f"import sys; sys.path[:] = {sys.path!r}; "
-        f"from outlast.engine.worker import main; "
-        f"main({os.getpid()}, {script!r}, {max_bytes})"
-    )
-    spawning = _in_thread(lambda: _spawn(program))
+    spawning = _in_thread(lambda: _spawn(max_bytes))
     try:
         process, channel = await asyncio.shield(spawning)
     except asyncio.CancelledError:
@@ -183,19 +195,28 @@ async def _start(max_bytes: int) -> _Worker:
     protocol = asyncio.StreamReaderProtocol(answers)
     try:
         _, requests = await asyncio.open_unix_connection(sock=channel)
-        await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, process.stdout)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.connect_read_pipe(lambda: protocol, process.stdout)
     except BaseException:
         _discard(spawning)
         raise
-    return _Worker(process, requests, answers)
+    return _Worker(process, requests, answers, transport)
 
 
-def _spawn(program: str) -> _Spawned:
+def _spawn(max_bytes: int) -> _Spawned:
     """Start a process. Not for the event loop.
 
     Nor by it: uvloop forks in a way that has gRPC's handlers run in the child, where
     now and then they crash.
     """
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script is not None and not Path(script).is_file():
+        script = None
+    program = (
+        f"import sys; sys.path[:] = {sys.path!r}; "
+        f"from outlast.engine.worker import main; "
+        f"main({os.getpid()}, {script!r}, {max_bytes})"
+    )
     ours, theirs = socket.socketpair()
     theirs.shutdown(socket.SHUT_WR)  # it answers by another channel
     with theirs:
@@ -216,7 +237,9 @@ def _discard(spawning: asyncio.Future[_Spawned]) -> None:
     channel.close()
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    _ = _in_thread(process.communicate)
+    if process.stdout is not None:
+        process.stdout.close()
+    _ = _in_thread(process.wait)
 
 
 def _in_thread(call: Callable[[], T]) -> asyncio.Future[T]:

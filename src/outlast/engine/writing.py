@@ -47,7 +47,9 @@ class OutcomeWriter:
                     return await self._persist(running, outcome, in_doubt=in_doubt)
                 except asyncio.CancelledError:
                     if self.giving_up:
-                        _log.warning("the outcome of %s is not written in time", name)
+                        _log.warning(
+                            "the outcome of %s cannot be written; it is left to its lease", name
+                        )
                         raise
                     in_doubt = True
                     _absorb_cancellation()

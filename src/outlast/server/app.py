@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import os
 import signal
+import threading
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Self
 
 import grpc
@@ -30,6 +32,9 @@ _GRPC_OPTIONS = (
 )
 _MIN_MESSAGE_BYTES = 16 * 1024 * 1024
 _MAX_MESSAGE_BYTES = 2**31 - 1  # as many as gRPC can be told
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_STUCK_SECONDS = 3.0
+"""How long the event loop has to take notice of a second signal."""
 _CLOSE_SECONDS = 1.0
 """How long calls that are being answered have when everything else is done."""
 
@@ -117,9 +122,10 @@ class Server:
                 self.hurry()
             stop.set()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _STOP_SIGNALS:
             loop.add_signal_handler(number, on_signal)
             self._signals.callback(loop.remove_signal_handler, number)
+        _end_if_stuck(self._grace_over)
         died: asyncio.Future[Any] = self._operations.engine.died
         stopped: asyncio.Future[Any] = asyncio.create_task(stop.wait(), name="outlast-signal")
         await asyncio.wait((stopped, died), return_when=asyncio.FIRST_COMPLETED)
@@ -183,6 +189,33 @@ class Server:
             count = engine.executor.given_back
             were = "1 operation was" if count == 1 else f"{count} operations were"
             _log.info("stopped: %s given back, to be run by the next server", were)
+
+
+def _end_if_stuck(hurried: asyncio.Event) -> None:
+    """Have the second signal end the process if the event loop does not take notice.
+
+    It cannot while a handler blocks it. What ran is then run again, as after a crash.
+    """
+    of_loop: dict[int, Any] = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+    count = 0
+
+    def end() -> None:
+        if not hurried.is_set():
+            _log.critical("the event loop does not take notice of signals; the process ends")
+            os._exit(1)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            timer = threading.Timer(_STUCK_SECONDS, end)
+            timer.daemon = True
+            timer.start()
+        if callable(of_loop[number]):
+            of_loop[number](number, frame)
+
+    for number in _STOP_SIGNALS:
+        signal.signal(number, on_signal)
 
 
 def _message_limit(max_request_bytes: int) -> tuple[str, int]:
