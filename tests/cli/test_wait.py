@@ -1,6 +1,8 @@
 """`outlast operations wait`, against servers of several kinds, on a terminal and off it."""
 
 import json
+import subprocess
+import sys
 import threading
 
 from google.longrunning import operations_pb2
@@ -156,3 +158,23 @@ def test_waiting_survives_a_restart_of_the_server(run, serve_foreign):
     assert results[0].exit_code == ExitCode.OK
     assert "the server does not answer; trying again" in results[0].stderr
     assert json.loads(results[0].stdout)["text"] == "hello"
+
+
+def test_wait_begins_before_its_server(serve_foreign):
+    with serve_foreign() as before:
+        address = before.address
+    with subprocess.Popen(
+        [sys.executable, "-m", "outlast", "operations", "wait", NAME, "--address", address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as waiting:
+        assert waiting.stderr.readline().startswith(
+            f"the server does not answer; trying again: no server at {address}"
+        )
+        with serve_foreign(address=address) as server:
+            server.succeed(NAME, "hello")
+            shown, said = waiting.communicate(timeout=30)
+    assert waiting.returncode == ExitCode.OK
+    assert json.loads(shown)["text"] == "hello"
+    assert said == "operations/a: SUCCEEDED\n"

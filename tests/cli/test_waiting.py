@@ -11,6 +11,7 @@ from outlast.cli.snapshot import Snapshot
 from outlast.cli.waiting import PATIENCE_SECONDS, SLICE_SECONDS, wait_until_done
 
 UNFINISHED = Snapshot(name="operations/a", done=False, document={})
+AWAY = "the server does not answer; trying again: nobody there"
 DONE = Snapshot(name="operations/a", done=True, document={})
 
 
@@ -81,7 +82,7 @@ def test_the_timeout_bounds_every_call_and_every_pause():
 def test_a_server_that_comes_back_is_asked_as_eagerly_as_at_first():
     world = World([UNFINISHED] * 20 + [away(), UNFINISHED, DONE])
     assert world.run() is DONE
-    assert world.told.count("the server does not answer; trying again") == 1
+    assert world.told.count(AWAY) == 1
     assert world.slept[-1] == world.slept[0]
 
 
@@ -94,11 +95,26 @@ def test_a_server_that_stays_away_is_given_up():
     assert PATIENCE_SECONDS < world.now - 100.0 < PATIENCE_SECONDS + 10
 
 
-def test_a_server_that_was_never_there_is_not_waited_for():
-    world = World([away(), DONE])
-    with pytest.raises(TransientFailure):
+def test_a_server_that_is_away_at_the_start_is_waited_for_and_said_so_once():
+    world = World([away(), away(), away(), UNFINISHED, DONE])
+    assert world.run() is DONE
+    assert world.told == [AWAY, "UNFINISHED", "UNFINISHED"]
+    assert len(world.slept) == 3
+
+
+def test_a_server_that_never_comes_is_given_up():
+    world = World([away()])
+    with pytest.raises(TransientFailure, match="nobody there") as caught:
         world.run()
-    assert world.slept == []
+    assert caught.value.exit_code is ExitCode.UNREACHABLE
+    assert PATIENCE_SECONDS < world.now - 100.0 < PATIENCE_SECONDS + 10
+
+
+def test_the_timeout_ends_waiting_for_a_server_that_never_comes():
+    world = World([away()])
+    with pytest.raises(TransientFailure, match="nobody there"):
+        world.run(timeout=2.5)
+    assert world.now == pytest.approx(102.5)
 
 
 def test_an_error_that_will_not_pass_ends_the_waiting():

@@ -30,8 +30,9 @@ Example:
     type=duration,
     default=NEVER,
     show_default=True,
-    help="Give up on the call after so long, and then on the waiting. A server that goes away "
-    "while it is waited for is given up after a minute anyway.",
+    metavar="DURATION",
+    help="Give up on the call after so long, and then on the waiting. A server that is away "
+    "while an operation is waited for is given up after a minute anyway.",
 )
 @connection_options
 def call(connection: Connection, method: str, data: str, wait: bool, timeout: float) -> None:

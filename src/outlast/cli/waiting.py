@@ -51,34 +51,56 @@ def wait_until_done(
 ) -> Snapshot:
     """Return an operation when it is done; raise Failure if it is not after `timeout` seconds.
 
-    When the server is away, waiting goes on for PATIENCE_SECONDS, unless it was
-    never there.
+    When the server is away, at the start or later, waiting goes on for PATIENCE_SECONDS.
     """
     deadline = monotonic() + timeout
-    snapshot = reader.get(name, timeout)
-    reporter.show(snapshot)
-    delays = _delays()
-    away_since: float | None = None
-    while not snapshot.done:
+    patience = _Patience(name, reporter)
+    snapshot: Snapshot | None = None
+    while snapshot is None or not snapshot.done:
         asked = monotonic()
         if asked >= deadline:
-            raise _timed_out(name, timeout)
+            raise (snapshot is None and patience.failure) or _timed_out(name, timeout)
         try:
-            snapshot = reader.wait(name, min(SLICE_SECONDS, deadline - asked))
+            if snapshot is None:
+                snapshot = reader.get(name, deadline - asked)
+                asked = -math.inf  # what is not done is waited for at once
+            else:
+                snapshot = reader.wait(name, min(SLICE_SECONDS, deadline - asked))
         except TransientFailure as failure:
-            if away_since is None:
-                away_since = asked
-                reporter.notice("the server does not answer; trying again")
-            elif asked - away_since > PATIENCE_SECONDS:
-                raise _given_up(name, failure) from failure
+            patience.on_failure(failure, asked)
         else:
+            patience.on_answer()
             reporter.show(snapshot)
-            if away_since is not None:
-                away_since, delays = None, _delays()
         answered = monotonic()
-        if not snapshot.done and answered - asked < SLICE_SECONDS / 2:
-            sleep(min(next(delays), max(0.0, deadline - answered)))
+        if not (snapshot and snapshot.done) and answered - asked < SLICE_SECONDS / 2:
+            sleep(min(next(patience.delays), max(0.0, deadline - answered)))
     return snapshot
+
+
+class _Patience:
+    """How long a server has been away, and when it is asked again."""
+
+    def __init__(self, name: str, reporter: Reporter) -> None:
+        self.delays = _delays()
+        self.failure: TransientFailure | None = None
+        """What came of the latest try, if it failed."""
+        self._name = name
+        self._reporter = reporter
+        self._away_since = 0.0
+
+    def on_failure(self, failure: TransientFailure, asked: float) -> None:
+        """Take notice of a try that failed; raise Failure if it was one too many."""
+        if self.failure is None:
+            self._away_since = asked
+            self._reporter.notice(f"the server does not answer; trying again: {failure}")
+        self.failure = failure
+        if asked - self._away_since > PATIENCE_SECONDS:
+            raise _given_up(self._name, failure) from failure
+
+    def on_answer(self) -> None:
+        """Begin anew after a try that did not fail."""
+        if self.failure is not None:
+            self.failure, self.delays = None, _delays()
 
 
 def _timed_out(name: str, timeout: float) -> Failure:
