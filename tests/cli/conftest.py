@@ -87,6 +87,8 @@ class ForeignServer(operations_pb2_grpc.OperationsServicer):
     held: Any = None
     empty_pages: Iterator[str] = field(default_factory=lambda: iter(()))
     """The tokens of empty pages that come before the others."""
+    refuse: tuple[str, Any] = ("", ())
+    """A name whose list is refused, and the status and its details to do that with."""
     failure: tuple[Any, ...] = ()
     """A google.rpc.Status and its details to end every call with, if there is one."""
 
@@ -119,6 +121,7 @@ class ForeignServer(operations_pb2_grpc.OperationsServicer):
     def ListOperations(self, request, context):
         self._called("ListOperations", context)
         self.filters.append(request.filter)
+        self.check_parent(request.name, context)
         token = next(self.empty_pages, "")
         if token:
             return operations_pb2.ListOperationsResponse(next_page_token=token)
@@ -161,6 +164,11 @@ class ForeignServer(operations_pb2_grpc.OperationsServicer):
                 timeout=request.timeout.ToTimedelta().total_seconds(),
             )
         return self._find(request.name, context)
+
+    def check_parent(self, name: str, context: grpc.ServicerContext) -> None:
+        refused, failure = self.refuse
+        if failure and name == refused:
+            abort_with_details(context, *failure)
 
     def _called(self, method: str, context: grpc.ServicerContext) -> None:
         with self.changed:

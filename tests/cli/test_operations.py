@@ -110,8 +110,46 @@ def test_list_goes_on_over_pages_that_a_filter_left_empty(run, foreign):
 def test_get_prints_what_is_known_line_by_line(run, foreign, types):
     foreign.add("operations/a", metadata=types.metadata(state=OperationMetadata.PENDING))
     result = run("operations", "get", "operations/a", server=foreign)
-    assert result.stdout.splitlines()[:2] == ["name: operations/a", "state: PENDING"]
-    assert '"note": "deep inside"' in result.stdout
+    assert result.stdout.splitlines() == [
+        "name: operations/a",
+        "state: PENDING",
+        'metadata: {"@type": "type.googleapis.com/foreign.v1.EchoMetadata", "note": "deep inside"}',
+    ]
+
+
+def test_get_prints_what_the_framework_says_in_words_only(run, bare):
+    metadata = any_pb2.Any()
+    moment = {"seconds": 1_700_000_000}
+    metadata.Pack(
+        OperationMetadata(
+            state=OperationMetadata.RUNNING,
+            verb="a.Service/Method",
+            target="shelves/1",
+            progress={"completed": 1, "total": 2, "percent": 50, "estimated_end_time": moment},
+            update_time=moment,
+            cancel_requested_time=moment,
+            expire_time=moment,
+        )
+    )
+    bare.add("operations/a", metadata=metadata)
+    result = run("operations", "get", "operations/a", server=bare)
+    assert result.stdout.splitlines() == [
+        "name: operations/a",
+        "state: RUNNING",
+        "method: a.Service/Method",
+        "target: shelves/1",
+        "updated: 2023-11-14 22:13:20Z",
+        "cancel requested: 2023-11-14 22:13:20Z",
+        "expires: 2023-11-14 22:13:20Z",
+        "progress: 50% (1/2)",
+        "estimated end: 2023-11-14 22:13:20Z",
+    ]
+
+
+def test_get_prints_foreign_metadata_whole(run, foreign, types):
+    foreign.add("operations/a", metadata=types.packed("PlainMetadata", note="their own"))
+    result = run("operations", "get", "operations/a", server=foreign)
+    assert '"note": "their own"' in result.stdout.splitlines()[-1]
 
 
 def test_get_says_how_the_attempts_went(run, foreign, types):
@@ -189,24 +227,89 @@ def test_an_unknown_operation_is_not_found_with_its_reason(run, foreign):
 
 def test_cancel_asks_and_delete_forgets(run, foreign):
     foreign.add("operations/a")
-    assert run("operations", "cancel", "operations/a", server=foreign).exit_code == ExitCode.OK
-    assert foreign.operations["operations/a"].error.code == code_pb2.CANCELLED
     result = run("operations", "cancel", "operations/a", server=foreign)
+    assert result.exit_code == ExitCode.OK
     assert result.stdout.startswith("Cancellation requested. See the outcome with: outlast ")
+    assert foreign.operations["operations/a"].error.code == code_pb2.CANCELLED
     assert run("operations", "delete", "operations/a", server=foreign).exit_code == ExitCode.OK
     assert foreign.operations == {}
     result = run("operations", "delete", "operations/a", server=foreign)
     assert result.exit_code == ExitCode.NOT_FOUND
 
 
+def test_cancel_says_of_what_is_done_that_it_is(run, foreign):
+    foreign.succeed("operations/a", "done")
+    result = run("operations", "cancel", "operations/a", server=foreign)
+    assert result.exit_code == ExitCode.OK
+    assert result.stdout == (
+        "operations/a is done already (SUCCEEDED): nothing is left to cancel.\n"
+    )
+    assert foreign.operations["operations/a"].HasField("response")
+
+
+def test_delete_says_of_what_is_not_done_that_its_work_goes_on(run, foreign, types):
+    foreign.succeed("operations/a", "done")
+    foreign.add("operations/b", metadata=types.metadata(state=OperationMetadata.RUNNING))
+    done = run("operations", "delete", "operations/a", server=foreign)
+    assert done.stdout == "Deleted operations/a.\n"
+    running = run("operations", "delete", "operations/b", server=foreign)
+    assert running.stdout.startswith("Deleted operations/b.\nIt was RUNNING: its work goes on")
+
+
+@pytest.mark.parametrize("name", ["operations/a", "p/1/operations/a"])
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [(("list",), "get"), (("list", "--dead"), "get"), (("retry", "--dead"), "retry")],
+)
+def test_the_name_of_an_operation_is_no_parent(run, foreign, command, advice, name):
+    result = run("operations", *command, name, server=foreign)
+    assert result.exit_code == ExitCode.USAGE
+    assert f"{name} is no PARENT but an operation" in result.stderr
+    assert f"outlast operations {advice} {name}" in result.stderr
+    assert foreign.called == []
+
+
 @pytest.mark.parametrize("command", ["list", "get", "wait", "cancel", "delete"])
 def test_without_a_server_every_command_says_how_to_start_one(run, command):
     arguments = [] if command == "list" else ["operations/a"]
-    result = run("operations", command, *arguments, "--address", "127.0.0.1:1")
-    assert result.exit_code == ExitCode.UNREACHABLE
-    assert result.stderr.startswith(
-        "Error: no server at 127.0.0.1:1: start one with 'outlast serve', or give --address\n"
+    result = run(
+        "operations", command, *arguments, "--timeout", "500ms", "--address", "127.0.0.1:1"
     )
+    assert result.exit_code == ExitCode.UNREACHABLE
+    assert (
+        "Error: no server at 127.0.0.1:1: start one with 'outlast serve', or give --address\n"
+    ) in result.stderr
+    assert ("trying again" in result.stderr) is (command == "wait")
+
+
+def test_tls_with_a_server_that_has_none_is_told_from_no_server(foreign):
+    result = subprocess.run(
+        [sys.executable, "-m", "outlast", "operations", "list", "--tls"],
+        env={**os.environ, "OUTLAST_ADDRESS": foreign.address},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == ExitCode.UNREACHABLE
+    first, _, last = result.stderr.splitlines()  # no line of gRPC's own among them
+    assert first == f"Error: TLS failed with the server at {foreign.address}"
+    assert last == "  it does not speak TLS: leave out --tls and --ca-cert"
+
+
+def test_a_url_is_refused_as_an_address(run):
+    result = run("operations", "list", "--address", "http://127.0.0.1:1")
+    assert result.exit_code == ExitCode.USAGE
+    assert "'--address': leave out http://: give 127.0.0.1:1." in result.stderr
+
+
+@pytest.mark.parametrize("command", ["list", "get", "cancel", "delete", "attempts", "retry"])
+def test_one_answer_is_not_waited_for_longer_than_the_help_says(run, command):
+    result = run("operations", command, "operations/a", "--timeout", "31s")
+    assert result.exit_code == ExitCode.USAGE
+    assert "'--timeout': must be 30 s at most." in result.stderr
+    shown = " ".join(run("operations", command, "--help").stdout.split())
+    assert "--timeout DURATION How long to wait for each answer" in shown
 
 
 def test_a_server_without_the_service_is_told_from_one_that_is_not_there(run, serve_foreign):

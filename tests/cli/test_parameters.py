@@ -6,7 +6,7 @@ from datetime import timedelta
 import click
 import pytest
 
-from outlast.cli.parameters import duration, engine_setting, header
+from outlast.cli.parameters import address_of_server, count, duration, engine_setting, header
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_a_setting_of_the_engine_is_a_count_or_a_duration():
     ("text", "message"),
     [
         ("max_pending", "NAME=VALUE"),
-        ("nothing=1", "one of concurrency, lease"),
+        ("nothing=1", "^there is no setting 'nothing'. The settings are: concurrency, lease"),
         ("max_pending=0", "whole number"),
         ("max_pending=-1", "whole number"),
         ("max_pending=many", "whole number"),
@@ -49,3 +49,29 @@ def test_a_setting_of_the_engine_is_a_count_or_a_duration():
 def test_what_is_no_setting_of_the_engine_is_refused(text, message):
     with pytest.raises(click.BadParameter, match=message):
         engine_setting(text)
+
+
+@pytest.mark.parametrize("text", ["x", "0", "-1", "1.5", "\u0661", ""])
+def test_what_is_no_count_is_refused(text):
+    with pytest.raises(click.BadParameter, match="not a whole number of at least 1"):
+        count(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["127.0.0.1:1", "[::1]:1", "unix:a.sock", "unix:///a.sock", "dns:///localhost:1"]
+)
+def test_what_grpc_takes_for_an_address_is_one(text):
+    assert address_of_server(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("http://127.0.0.1:1/", "leave out http://: give 127.0.0.1:1[.]"),
+        ("grpc://", "leave out grpc://: give HOST:PORT[.]"),
+        ("HTTPS://localhost:1", "leave out HTTPS://: give localhost:1, with --tls[.]"),
+    ],
+)
+def test_a_url_is_no_address(text, message):
+    with pytest.raises(click.BadParameter, match=message):
+        address_of_server(text)

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from google.longrunning import operations_pb2, operations_pb2_grpc
-from google.rpc import code_pb2, status_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 from outlastapi.v1 import operations_admin_pb2 as admin_pb2
 from outlastapi.v1 import operations_admin_pb2_grpc
 
@@ -47,6 +47,7 @@ class Admin(operations_admin_pb2_grpc.OperationsAdminServiceServicer):
 
     def RedriveOperations(self, request, context):
         self._called(request, context)
+        self.foreign.check_parent(request.parent, context)
         start = int(request.page_token or 0)
         if start >= self.full_after:
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full")
@@ -135,6 +136,7 @@ def test_retry_of_dead_letters_needs_no_filter_and_may_have_one(run, admin):
     assert result.exit_code == ExitCode.OK
     assert result.stderr == "Retried 0, skipped 0.\n"
     run("operations", "retry", "--dead", "--filter", "a OR b", server=admin)
+    assert {request.parent for request in admin.requests} == {"-"}
     filters = [request.filter for request in admin.requests]
     assert filters == ["dead_letter = true", "dead_letter = true AND (a OR b)"]
 
@@ -214,9 +216,13 @@ def test_attempts_says_when_where_and_why(run, admin):
     assert (first["outcome"], second["attempt"]) == ("LOST", 2)
 
 
-def test_attempts_are_a_table_on_a_terminal(run, admin, monkeypatch):
-    terminal = SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr(render, "sys", terminal)
+@pytest.fixture
+def terminal(monkeypatch) -> None:
+    monkeypatch.setattr(render, "sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
+
+
+@pytest.mark.usefixtures("terminal")
+def test_attempts_are_a_table_on_a_terminal(run, admin):
     none = run("operations", "attempts", "operations/a", server=admin)
     assert (none.stdout, none.stderr) == ("", "No attempts.\n")
     error = status_pb2.Status(code=code_pb2.ABORTED, message="[red]lost[/red]")
@@ -227,10 +233,95 @@ def test_attempts_are_a_table_on_a_terminal(run, admin, monkeypatch):
     assert row.split() == ["1", "FAILED", "[red]lost[/red]", "(ABORTED)"]
 
 
+DAY = 86_400
+NOVEMBER = 1_700_000_000
+
+
+@pytest.mark.parametrize(
+    ("width", "apart", "cells"),
+    [
+        (140, 0, [*["2023-11-14", "22:13:20Z"] * 2, "2b1c2ea4-6e4c-4b57-8ab1-0dbd4ac1a6a0"]),
+        (110, 0, [*["2023-11-14", "22:13:20Z"] * 2, "2b1c2ea4"]),
+        (80, 0, ["22:13:20Z", "22:13:20Z", "2b1c2ea4"]),
+        (80, DAY, [*["11-14", "22:13:20Z"] * 2, "2b1c2ea4"]),
+        (20, 0, ["22:13:20Z", "22:13:20Z", "2b1c2ea4"]),
+    ],
+)
+@pytest.mark.usefixtures("terminal")
+def test_a_narrow_terminal_shows_why_attempts_failed(run, admin, width, apart, cells):
+    error = status_pb2.Status(code=code_pb2.UNAVAILABLE, message="out of paper")
+    admin.attempts = [
+        admin_pb2.OperationAttempt(
+            attempt=number,
+            worker="2b1c2ea4-6e4c-4b57-8ab1-0dbd4ac1a6a0",
+            start_time={"seconds": NOVEMBER + number * apart},
+            end_time={"seconds": NOVEMBER + number * apart},
+            outcome=admin_pb2.OperationAttempt.FAILED,
+            error=error,
+        )
+        for number in range(2)
+    ]
+    result = run(
+        "operations", "attempts", "a/operations/b", server=admin, env={"COLUMNS": f"{width}"}
+    )
+    heading, first, *rest = result.stdout.splitlines()
+    assert heading.split()[-1] == "ERROR"
+    column = heading.index("ERROR")
+    assert first[:column].split() == ["0", "FAILED", *cells]
+    told = " ".join(line[column:].strip() for line in (first, *rest))
+    assert told.split() == ["out", "of", "paper", "(UNAVAILABLE)"] * 2
+    assert all(len(line.rstrip()) <= max(width, 72) for line in (first, *rest))
+
+
 def test_list_can_ask_for_dead_letters(run, foreign):
-    run("operations", "list", "--dead", server=foreign)
-    run("operations", "list", "--dead", "--filter", "a OR b", server=foreign)
-    assert foreign.filters == ["dead_letter = true", "dead_letter = true AND (a OR b)"]
+    for name in ("-/operations/a", "-/operations/b", "-/operations/c"):
+        foreign.add(name)
+    result = run("operations", "list", "--dead", server=foreign)
+    assert result.stdout.split() == [
+        *("-/operations/a", "UNFINISHED", "-/operations/b", "UNFINISHED"),
+        *("-/operations/c", "UNFINISHED"),
+    ]
+    assert result.stderr == ""
+    assert foreign.headers["x-goog-request-params"] == "name=-"
+    foreign.filters.clear()
+    run("operations", "list", "p/1", "--dead", "--filter", "a OR b", server=foreign)
+    assert foreign.filters == ["dead_letter = true AND (a OR b)"]
+    assert foreign.headers["x-goog-request-params"] == "name=p%2F1"
+
+
+NO_LIST = "The server has no list across parents: only what has no parent is found.\n"
+NAMES_NO_FIELD = ()
+NAMES_THE_PARENT = ({"field": "name"}, {"field": "parent"})
+NAMES_THE_FILTER = ({"field": "filter"},)
+
+
+@pytest.mark.parametrize("violations", [NAMES_NO_FIELD, NAMES_THE_PARENT])
+def test_a_server_that_refuses_every_parent_is_asked_for_none(run, admin, foreign, violations):
+    foreign.add("operations/a")
+    admin.dead = ["operations/a"]
+    foreign.refuse = ("-", bad_request(violations))
+    listed = run("operations", "list", "--dead", server=admin)
+    assert listed.stdout.startswith("operations/a\t")
+    assert listed.stderr == NO_LIST
+    retried = run("operations", "retry", "--dead", server=admin)
+    assert retried.stdout == "operations/a is retried as operations/a-again\n"
+    assert retried.stderr == f"{NO_LIST}Retried 1, skipped 0.\n"
+    assert [request.parent for request in admin.requests] == ["-", ""]
+
+
+@pytest.mark.parametrize("command", ["list", "retry"])
+def test_a_filter_that_is_refused_is_not_taken_for_the_parent(run, admin, foreign, command):
+    foreign.refuse = ("-", bad_request(NAMES_THE_FILTER))
+    result = run("operations", command, "--dead", server=admin)
+    assert result.exit_code == ExitCode.RPC_ERROR
+    assert NO_LIST not in result.stderr
+
+
+def bad_request(violations):
+    return (
+        status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message="what?"),
+        error_details_pb2.BadRequest(field_violations=violations),
+    )
 
 
 def test_get_says_what_an_operation_was_retried_from(run, foreign, types):

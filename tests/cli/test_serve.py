@@ -52,12 +52,26 @@ class Picky:
 
 NOT_A_CLASS = 1
 """
+MIXED = """
+import outlast
+
+
+class Good:
+    pass
+
+
+class Bad:
+    @outlast.long_running()
+    def Run(self, request, operation):
+        pass
+"""
 
 
 @pytest.fixture
 def service_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with modules that hold services."""
     (tmp_path / "greeting_service.py").write_text(SERVICE, encoding="utf-8")
+    (tmp_path / "mixed_service.py").write_text(MIXED, encoding="utf-8")
     (tmp_path / "broken_service.py").write_text("1 / 0\n", encoding="utf-8")
     (tmp_path / "needy_service.py").write_text("import not_there_at_all\n", encoding="utf-8")
     (tmp_path / "empty_service.py").write_text("", encoding="utf-8")
@@ -194,8 +208,18 @@ def test_what_was_running_when_the_server_stopped_is_there_when_it_starts_again(
         ("greeting_service:Greter", "it has: Greeter, Picky"),
         ("greeting_service:NOT_A_CLASS", "there is no class 'NOT_A_CLASS'"),
         ("greeting_service:Picky", "cannot be made: ValueError: no way"),
-        ("broken_service:Service", "cannot be imported: ZeroDivisionError"),
-        ("needy_service:Service", "cannot be imported: ModuleNotFoundError"),
+        (
+            "broken_service:Service",
+            "module broken_service cannot be imported, for service broken_service:Service: ZeroDiv",
+        ),
+        (
+            "needy_service:Service",
+            "module needy_service cannot be imported, for service needy_service:Service: ModuleNot",
+        ),
+        (
+            "mixed_service:Good",
+            ": mixed_service.Bad.Run must be an async def",
+        ),
         ("empty_service:Service", "it has no classes"),
         ("builtins:object", ""),
     ],
@@ -250,6 +274,12 @@ def test_a_wrong_command_line_is_a_usage_error(run, arguments):
     result = run("serve", *arguments)
     assert result.exit_code == ExitCode.USAGE
     assert "Error: " in result.stderr
+
+
+def test_a_wrong_number_in_the_environment_is_named_with_its_variable(run):
+    result = run("serve", *GREETER, env={"OUTLAST_CONCURRENCY": "x"})
+    assert result.exit_code == ExitCode.USAGE
+    assert "'OUTLAST_CONCURRENCY'): 'x' is not a whole number of at least 1." in result.stderr
 
 
 def test_listening_beyond_the_machine_needs_tls_or_a_promise(run):
@@ -354,6 +384,7 @@ def test_a_server_with_tls_is_called_with_its_authority_and_not_without(run, tls
         distrusting = run("operations", "list", "--address", address, "--tls")
         assert distrusting.exit_code == ExitCode.UNREACHABLE
         assert "--ca-cert" in distrusting.stderr
+        assert f"TLS failed with the server at {address}" in distrusting.stderr
         in_the_clear = run("operations", "list", "--address", address)
         assert in_the_clear.exit_code == ExitCode.UNREACHABLE
         assert "--tls" in in_the_clear.stderr

@@ -168,6 +168,18 @@ def test_every_command_is_documented_with_its_options(service_guide):
                 assert not option.envvar or f"`{option.envvar}`" in service_guide
 
 
+def test_every_operations_command_has_a_row_with_its_options(service_guide):
+    shared = {"address", "tls", "ca_cert", "headers"}
+    for name, command in main.commands["operations"].commands.items():
+        rows = [
+            line for line in service_guide.splitlines() if f"| `outlast operations {name} " in line
+        ]
+        assert rows, name
+        for option in command.params:
+            if isinstance(option, click.Option) and option.name not in shared:
+                assert any(f"`{option.opts[0]}`" in row for row in rows), (name, option.opts)
+
+
 def test_every_exit_code_is_documented(service_guide):
     for code in ExitCode:
         assert f"\n| {code.value} | {code.meaning} |\n" in service_guide

@@ -1,5 +1,6 @@
 """A channel to the server, and what its errors mean to the person at the command line."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +13,18 @@ from google.rpc.status_pb2 import Status
 
 from outlast.cli.connection import Connection
 from outlast.cli.exit_codes import ExitCode
-from outlast.cli.failure import Failure, TransientFailure
-from outlast.cli.status import describe
+from outlast.cli.failure import Failure, InvalidArgumentFailure, TransientFailure
+from outlast.cli.status import describe, fields_at_fault
 from outlast.domain.status import Code
 
+_TLS_FAILED = re.compile("handshake failed", re.IGNORECASE)
+_SPEAKS_NO_TLS = re.compile("WRONG_VERSION_NUMBER")
+_NO_TLS = "it does not speak TLS: leave out --tls and --ca-cert"
+_NOT_VOUCHED_FOR = "has it a certificate for this name that --ca-cert or the system vouches for?"
+
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+
+MAX_RECONNECT_DELAY_MILLISECONDS = 2000
 
 _STATUS_TRAILER = "grpc-status-details-bin"
 _ADVICE = {
@@ -30,7 +38,11 @@ _ADVICE = {
 @contextmanager
 def open_channel(connection: Connection) -> Iterator[grpc.Channel]:
     """Open a channel; it connects when it is first used."""
-    options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
+    options = [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        # Who waits for a server that is away asks again more often than gRPC would.
+        ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_DELAY_MILLISECONDS),
+    ]
     if connection.tls:
         roots = _authorities(connection.ca_cert) if connection.ca_cert else None
         credentials = grpc.ssl_channel_credentials(roots)
@@ -78,6 +90,10 @@ def _failure(error: grpc.RpcError, connection: Connection) -> Failure:
     advice = _ADVICE.get(Code(status.code), "")
     if status.code == Code.NOT_FOUND:
         return Failure(ExitCode.NOT_FOUND, text.line, *text.details, advice)
+    if status.code == Code.INVALID_ARGUMENT:
+        return InvalidArgumentFailure(
+            ExitCode.RPC_ERROR, text.line, *text.details, fields=fields_at_fault(status)
+        )
     if status.code == Code.DEADLINE_EXCEEDED:
         line = f"no answer in time from {connection.address}: {text.line}"
         return TransientFailure(ExitCode.TIMEOUT, line, *text.details, advice)
@@ -87,16 +103,12 @@ def _failure(error: grpc.RpcError, connection: Connection) -> Failure:
 
 
 def _unreachable(reason: str, connection: Connection) -> Failure:
-    if connection.tls:
-        advice = "does it speak TLS, with a certificate that --ca-cert or the system vouches for?"
-    else:
-        advice = "if the server speaks TLS, give --tls or --ca-cert"
-    return TransientFailure(
-        ExitCode.UNREACHABLE,
-        f"no server at {connection.address}: start one with 'outlast serve', or give --address",
-        reason,
-        advice,
-    )
+    line = f"no server at {connection.address}: start one with 'outlast serve', or give --address"
+    advice = "" if connection.tls else "if the server speaks TLS, give --tls or --ca-cert"
+    if _TLS_FAILED.search(reason):
+        line = f"TLS failed with the server at {connection.address}"
+        advice = _NO_TLS if _SPEAKS_NO_TLS.search(reason) else _NOT_VOUCHED_FOR
+    return TransientFailure(ExitCode.UNREACHABLE, line, reason, advice)
 
 
 def _status_of(error: grpc.RpcError) -> Status:

@@ -15,10 +15,9 @@ from outlast.cli.codec import snapshot_of
 from outlast.cli.connection import Connection
 from outlast.cli.exit_codes import ExitCode
 from outlast.cli.failure import Failure
+from outlast.cli.parameters import MAX_ANSWER_SECONDS
 from outlast.cli.reflection import ServerTypes
 from outlast.cli.snapshot import Snapshot
-
-RPC_TIMEOUT_SECONDS = 30.0
 
 _MAX_EMPTY_PAGES = 1000
 """In a row: a filter may leave pages empty, but a list has to come to an end."""
@@ -43,12 +42,12 @@ class OperationsClient:
         channel: grpc.Channel,
         connection: Connection,
         types: DescriptorPool,
-        within: float = RPC_TIMEOUT_SECONDS,
+        within: float = MAX_ANSWER_SECONDS,
     ) -> None:
         self._stub = OperationsStub(channel)
         self._connection = connection
         self._types = types
-        self._timeout = min(within, RPC_TIMEOUT_SECONDS)
+        self._timeout = min(within, MAX_ANSWER_SECONDS)
         self._can_wait = True
         self.admin = AdminClient(channel, connection, types, self._timeout)
 

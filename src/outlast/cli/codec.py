@@ -11,10 +11,13 @@ from outlastapi.v1.operation_metadata_pb2 import OperationMetadata, OperationPro
 from outlastapi.v1.operations_admin_pb2 import OperationAttempt
 
 from outlast.cli.messages import to_json, unpack
-from outlast.cli.snapshot import UNFINISHED, Attempt, Progress, Snapshot
+from outlast.cli.snapshot import UNFINISHED, Attempt, Json, Progress, Snapshot
 from outlast.cli.status import describe
 from outlast.domain.operation import AttemptOutcome, State
 from outlast.domain.status import Code
+
+_Path = tuple[str, ...]
+"""The names of fields in JSON, from the outside in."""
 
 _MAX_SEARCHED = 100
 """How many messages inside the metadata are looked at for the state of an operation."""
@@ -22,17 +25,23 @@ _MAX_SEARCHED = 100
 
 def snapshot_of(operation: Operation, types: DescriptorPool) -> Snapshot:
     """Return what an operation says, read with the given types."""
-    metadata = _operation_metadata(operation, types)
+    metadata, path = _operation_metadata(operation, types)
+    document = to_json(operation, types)
     return Snapshot(
         name=operation.name,
         done=operation.done,
-        document=to_json(operation, types),
+        document=document,
+        own_metadata=_without(document.get("metadata", {}), path),
         state=_state(operation, metadata),
         verb=metadata.verb,
+        target=metadata.target,
         progress=_progress(metadata.progress) if metadata.HasField("progress") else None,
         create_time=_time(metadata, "create_time"),
         start_time=_time(metadata, "start_time"),
+        update_time=_time(metadata, "update_time"),
         end_time=_time(metadata, "end_time"),
+        expire_time=_time(metadata, "expire_time"),
+        cancel_requested_time=_time(metadata, "cancel_requested_time"),
         attempt=metadata.attempt,
         max_attempts=metadata.max_attempts,
         next_attempt_time=_time(metadata, "next_attempt_time"),
@@ -56,22 +65,43 @@ def attempt_of(attempt: OperationAttempt, types: DescriptorPool) -> Attempt:
     )
 
 
-def _operation_metadata(operation: Operation, types: DescriptorPool) -> OperationMetadata:
-    """Return the message that says how the operation stands, empty if there is none.
+def _operation_metadata(
+    operation: Operation, types: DescriptorPool
+) -> tuple[OperationMetadata, _Path | None]:
+    """Return the message that says how the operation stands, and where in the metadata it is.
 
-    It may be the metadata itself or anywhere inside it, as the service chose.
+    It may be the metadata itself or anywhere inside it, as the service chose. If there
+    is none it is empty, and nowhere.
     """
     metadata = unpack(operation.metadata, types)
-    nearest = deque([metadata] if metadata is not None else [])
+    nearest: deque[tuple[Message, _Path]] = deque([(metadata, ())] if metadata is not None else [])
     searched = 0
     while nearest and searched < _MAX_SEARCHED:
-        message = nearest.popleft()
+        message, path = nearest.popleft()
         searched += 1
         if message.DESCRIPTOR.full_name == OperationMetadata.DESCRIPTOR.full_name:
             # The server's class of that name is not ours; the bytes are the same.
-            return OperationMetadata.FromString(message.SerializeToString())
-        nearest.extend(value for _, value in message.ListFields() if isinstance(value, Message))
-    return OperationMetadata()
+            return OperationMetadata.FromString(message.SerializeToString()), path
+        nearest.extend(
+            (value, (*path, field.json_name))
+            for field, value in message.ListFields()
+            if isinstance(value, Message)
+        )
+    return OperationMetadata(), None
+
+
+def _without(document: Json, path: _Path | None) -> Json:
+    """Return what JSON has besides what is at a path, and besides its type if that is all."""
+    if path is None:
+        return document
+    if not path:
+        return {}
+    key, *inner = path
+    rest = {name: value for name, value in document.items() if name != key}
+    if inner and isinstance(document.get(key), dict):
+        kept = _without(document[key], tuple(inner))
+        rest |= {key: kept} if kept else {}
+    return rest if rest.keys() - {"@type"} else {}
 
 
 def _state(operation: Operation, metadata: OperationMetadata) -> str:
@@ -101,6 +131,7 @@ def _progress(progress: OperationProgress) -> Progress:
         percent=progress.percent,
         stage=progress.stage,
         message=progress.message,
+        estimated_end_time=_time(progress, "estimated_end_time"),
     )
 
 

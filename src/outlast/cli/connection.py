@@ -1,5 +1,6 @@
 """The options that say which server to talk to, the same for every client command."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -8,7 +9,7 @@ from typing import Any
 
 import click
 
-from outlast.cli.parameters import EnvironmentOption, header
+from outlast.cli.parameters import EnvironmentOption, address_of_server, header
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
@@ -29,6 +30,7 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--address",
         default=DEFAULT_ADDRESS,
+        type=address_of_server,
         cls=EnvironmentOption,
         envvar="OUTLAST_ADDRESS",
         show_default=True,
@@ -66,6 +68,8 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
         headers: tuple[tuple[str, str], ...],
         **arguments: Any,
     ) -> None:
+        # gRPC reads it when it is imported. What it has to say, a Failure says better.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         connection = Connection(
             address=address, tls=tls or ca_cert is not None, ca_cert=ca_cert, headers=headers
         )

@@ -26,5 +26,16 @@ class Failure(Exception):  # noqa: N818 - not a fault of the program
             click.echo(f"  {line}", err=True)
 
 
+class InvalidArgumentFailure(Failure):
+    """The server refused a field of the request."""
+
+    def __init__(
+        self, exit_code: ExitCode, message: str, *details: str, fields: frozenset[str]
+    ) -> None:
+        super().__init__(exit_code, message, *details)
+        self.fields = fields
+        """Those that it named; it may have named none."""
+
+
 class TransientFailure(Failure):
     """The server did not answer, or not in time: the same call may succeed later."""

@@ -38,7 +38,7 @@ def load_service(reference: str, environment: Mapping[str, str]) -> object:
     except OutlastError as error:
         raise Failure(ExitCode.CANNOT_SERVE, f"service {reference}: {error}") from error
     except Exception as error:
-        raise _broken(reference, "cannot be made", error) from error
+        raise _broken(f"service {reference} cannot be made", error) from error
     return service
 
 
@@ -50,14 +50,14 @@ def _load_class(reference: str, module_name: str, class_name: str) -> Any:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise _broken(reference, "cannot be imported", error) from error
+            raise _unimportable(module_name, reference, error) from error
         raise Failure(
             ExitCode.CANNOT_SERVE,
             f"service {reference}: there is no module {error.name!r}",
             "install it, or start the server in the directory that it is in",
         ) from error
     except Exception as error:
-        raise _broken(reference, "cannot be imported", error) from error
+        raise _unimportable(module_name, reference, error) from error
     service_class = getattr(module, class_name, None)
     if isinstance(service_class, type):
         return service_class
@@ -73,9 +73,17 @@ def _load_class(reference: str, module_name: str, class_name: str) -> Any:
     )
 
 
-def _broken(reference: str, what: str, error: Exception) -> Failure:
+def _unimportable(module_name: str, reference: str, error: Exception) -> Failure:
+    """Say that a module is broken: wherever it is, the class that was asked for may be well."""
+    what = f"module {module_name} cannot be imported"
+    if isinstance(error, OutlastError):  # it says itself where
+        return Failure(ExitCode.CANNOT_SERVE, f"{what}, for service {reference}: {error}")
+    return _broken(f"{what}, for service {reference}", error)
+
+
+def _broken(what: str, error: Exception) -> Failure:
     return Failure(
         ExitCode.CANNOT_SERVE,
-        f"service {reference} {what}: {type(error).__name__}: {error}",
+        f"{what}: {type(error).__name__}: {error}",
         "see where with --log-level debug",
     )

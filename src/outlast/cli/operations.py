@@ -1,5 +1,6 @@
 """`outlast operations`: look after the operations of any google.longrunning server."""
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -8,22 +9,25 @@ import click
 
 from outlast.cli.connection import Connection, connection_options
 from outlast.cli.outcome import see_through
-from outlast.cli.parameters import NEVER, duration, positive_duration
+from outlast.cli.parameters import NEVER, answer_timeout, count, duration
 from outlast.cli.render import print_attempts, print_json, print_operation, print_operations
 from outlast.cli.snapshot import Snapshot
 from outlast.cli.text import printable
+from outlast.domain.names import EVERY_PARENT
 
 if TYPE_CHECKING:
     from outlast.cli.client import OperationsClient
 
+_ROOT = "operations"
 DEFAULT_LIMIT = 50
 DEAD_LETTERS = "dead_letter = true"
 
 _timeout = click.option(
     "--timeout",
-    type=positive_duration,
+    type=answer_timeout,
     default="30s",
     show_default=True,
+    metavar="DURATION",
     help="How long to wait for each answer of the server, 30 s at most.",
 )
 _dead = click.option("--dead", is_flag=True, help="Only dead letters: 'dead_letter = true'.")
@@ -47,15 +51,16 @@ def operations() -> None:
 
 
 @operations.command("list")
-@click.argument("parent", default="operations")
+@click.argument("parent", default="")
 @click.option(
     "--filter", "filter_", default="", metavar="AIP-160", help="Which ones, such as 'done = false'."
 )
 @_dead
-@click.option("--page-size", type=click.IntRange(min=1), help="How many to ask for at a time.")
+@click.option("--page-size", type=count, metavar="COUNT", help="How many to ask for at a time.")
 @click.option(
     "--limit",
-    type=click.IntRange(min=1),
+    type=count,
+    metavar="COUNT",
     help=f"How many to print at most.  [default: {DEFAULT_LIMIT}]",
 )
 @click.option("--all", "everything", is_flag=True, help="Print all, however many there are.")
@@ -76,20 +81,35 @@ def list_operations(
 ) -> None:
     """List the operations under PARENT, or those that have no parent.
 
-    There is no list across parents. On a terminal as a table; otherwise a line for each operation with its name,
+    With --dead and no PARENT, the dead letters under every parent; there is no other
+    list across parents. On a terminal as a table; otherwise a line for each operation with its name,
     state, progress, method and time of creation, separated by tabs. With --json a
     line of JSON for each operation.
     """
     if everything and limit is not None:
         raise click.UsageError("--limit and --all contradict each other: give one of them.")
+    _check_parent(parent, "show it with: outlast operations get")
     with _connect(connection, timeout) as client:
-        found = client.list(parent, _narrowed(filter_, dead=dead), page_size or 0)
+        # As in _connect: it imports what gRPC needs.
+        from outlast.cli.everywhere import list_everywhere  # noqa: PLC0415
+
+        narrowed = _narrowed(filter_, dead=dead)
+        if dead and not parent:
+            found = list_everywhere(client, narrowed, page_size or 0)
+        else:
+            found = client.list(parent or _ROOT, narrowed, page_size or 0)
         shown = found if everything else _up_to(limit or DEFAULT_LIMIT, found)
         if as_json:
             for snapshot in shown:
                 print_json(snapshot.document)
         else:
             print_operations(shown)
+
+
+def _check_parent(parent: str, advice: str) -> None:
+    """Raise UsageError for the name of an operation; the server would find nothing under it."""
+    if re.fullmatch(r"(?:.*/)?operations/[^/]+", parent):
+        raise click.UsageError(f"{parent} is no PARENT but an operation: {advice} {parent}")
 
 
 def _narrowed(filter_: str, *, dead: bool) -> str:
@@ -99,8 +119,8 @@ def _narrowed(filter_: str, *, dead: bool) -> str:
 
 
 def _up_to(limit: int, snapshots: Iterable[Snapshot]) -> Iterator[Snapshot]:
-    for count, snapshot in enumerate(snapshots):
-        if count == limit:
+    for number, snapshot in enumerate(snapshots):
+        if number == limit:
             click.echo(f"There are more than {limit}: give a higher --limit, or --all.", err=True)
             return
         yield snapshot
@@ -154,7 +174,8 @@ def list_attempts(connection: Connection, name: str, as_json: bool, timeout: flo
 @_dead
 @click.option(
     "--limit",
-    type=click.IntRange(min=1),
+    type=count,
+    metavar="COUNT",
     help="How many to retry at most, with --filter and --dead.  [default: all]",
 )
 @click.option("--wait", is_flag=True, help="Wait for the new operation, and print its result.")
@@ -176,17 +197,17 @@ def retry_operations(
 
     Of Outlast servers. Each is retried as a new operation, which goes on after the recorded
     steps of the old one. Give their NAMEs; or --filter or --dead, for what is found
-    under PARENT, or without one among what has no parent, and was not retried before. With --json
-    a line of JSON for each.
+    under PARENT and was not retried before; without a PARENT under every one with --dead,
+    otherwise among what has none. With --json a line of JSON for each.
     """
     bulk = dead or bool(filter_.strip())
+    parent = names[0] if names else EVERY_PARENT if dead else ""
     _check_retry(names, bulk=bulk, limit=limit, wait=wait)
     with _connect(connection, timeout) as client:
         # As above: it imports what gRPC needs.
         from outlast.cli.retrying import retry_found, say_retried  # noqa: PLC0415
 
         if bulk:
-            parent = names[0] if names else ""
             narrowed = _narrowed(filter_, dead=dead)
             retry_found(client.admin, parent, narrowed, limit, as_json=as_json)
             return
@@ -208,6 +229,8 @@ def _check_retry(names: tuple[str, ...], *, bulk: bool, limit: int | None, wait:
         raise click.UsageError("--limit is for --filter and --dead.")
     if bulk and len(names) > 1:
         raise click.UsageError("with --filter and --dead, give one PARENT at most.")
+    for parent in names if bulk else ():
+        _check_parent(parent, "retry it with: outlast operations retry")
     if wait and (bulk or len(names) > 1):
         raise click.UsageError("--wait is for one NAME.")
 
@@ -215,7 +238,12 @@ def _check_retry(names: tuple[str, ...], *, bulk: bool, limit: int | None, wait:
 @operations.command("wait")
 @click.argument("name")
 @click.option(
-    "--timeout", type=duration, default=NEVER, show_default=True, help="Give up after so long."
+    "--timeout",
+    type=duration,
+    default=NEVER,
+    show_default=True,
+    metavar="DURATION",
+    help="Give up after so long.",
 )
 @_as_json
 @connection_options
@@ -224,8 +252,8 @@ def wait_operation(connection: Connection, name: str, timeout: float, as_json: b
 
     How far it is goes to stderr: a bar on a terminal, otherwise a line for each
     change. With --json only the finished operation is printed. Ctrl-C ends the
-    waiting, not the operation. A server that goes away is given up after a minute,
-    whatever the --timeout.
+    waiting, not the operation. A server that is away, from the start or later, is given
+    up after a minute, whatever the --timeout.
     """
     with _connect(connection, timeout) as client:
         see_through(client, name, timeout=timeout, as_json=as_json)
@@ -241,10 +269,14 @@ def cancel_operation(connection: Connection, name: str, timeout: float) -> None:
     It may take a while until the work has stopped, and it may still succeed.
     """
     with _connect(connection, timeout) as client:
-        client.cancel(name)
-    click.echo(
-        f"Cancellation requested. See the outcome with: outlast operations wait {printable(name)}"
-    )
+        snapshot = client.get(name)
+        if not snapshot.done:
+            client.cancel(name)
+    shown = printable(name)
+    if snapshot.done:
+        click.echo(f"{shown} is done already ({snapshot.state}): nothing is left to cancel.")
+    else:
+        click.echo(f"Cancellation requested. See the outcome with: outlast operations wait {shown}")
 
 
 @operations.command("delete")
@@ -257,5 +289,8 @@ def delete_operation(connection: Connection, name: str, timeout: float) -> None:
     The work, if it is not done, is not cancelled.
     """
     with _connect(connection, timeout) as client:
+        snapshot = client.get(name)
         client.delete(name)
     click.echo(f"Deleted {printable(name)}.")
+    if not snapshot.done:
+        click.echo(f"It was {snapshot.state}: its work goes on, but nobody will see the result.")

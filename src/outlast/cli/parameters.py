@@ -12,9 +12,11 @@ from click.core import ParameterSource
 from outlast.engine.settings import EngineSettings
 
 NEVER = "never"
+MAX_ANSWER_SECONDS = 30.0
 
 _UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]+)?)(?P<unit>ms|s|m|h|)")
+_URL_SCHEME = re.compile(r"(?:https?|grpcs?)://", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[a-z0-9._-]+")
 
 
@@ -57,17 +59,46 @@ def positive_duration(text: str) -> float:
     return seconds
 
 
+def answer_timeout(text: str) -> float:
+    """Return the seconds of a duration for which one answer is waited for."""
+    seconds = positive_duration(text)
+    if seconds > MAX_ANSWER_SECONDS:
+        raise click.BadParameter(f"must be {MAX_ANSWER_SECONDS:g} s at most.")
+    return seconds
+
+
+def count(text: str) -> int:
+    """Return a whole number of at least 1."""
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise click.BadParameter(f"{text!r} is not a whole number of at least 1.")
+    return int(text)
+
+
+def address_of_server(text: str) -> str:
+    """Return an address as gRPC has it: no URL."""
+    scheme = _URL_SCHEME.match(text)
+    if scheme is not None:
+        rest = text.removeprefix(scheme[0]).rstrip("/") or "HOST:PORT"
+        hint = ", with --tls" if scheme[0].lower() in {"https://", "grpcs://"} else ""
+        raise click.BadParameter(f"leave out {scheme[0]}: give {rest}{hint}.")
+    return text
+
+
 def engine_setting(text: str) -> tuple[str, int | timedelta]:
     """Return the name and the value of a setting of the engine, `name=value`."""
     name, separator, value = text.partition("=")
     kinds = {field.name: type(field.default) for field in fields(EngineSettings)}
-    if not separator or name not in kinds:
-        raise click.BadParameter(f"{text!r} is not NAME=VALUE with one of {', '.join(kinds)}.")
+    names = ", ".join(kinds)
+    if not separator:
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE. The settings are: {names}.")
+    if name not in kinds:
+        raise click.BadParameter(f"there is no setting {name!r}. The settings are: {names}.")
     if kinds[name] is timedelta:
         return name, timedelta(seconds=positive_duration(value))
-    if not (value.isascii() and value.isdigit() and int(value)):
-        raise click.BadParameter(f"{name}: {value!r} is not a whole number of at least 1.")
-    return name, int(value)
+    try:
+        return name, count(value)
+    except click.BadParameter as error:
+        raise click.BadParameter(f"{name}: {error.message}") from None
 
 
 def header(text: str) -> tuple[str, str]:

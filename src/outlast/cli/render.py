@@ -14,9 +14,17 @@ from outlast.cli.snapshot import Attempt, Json, Snapshot
 from outlast.cli.text import json_text, printable, shown_time
 
 _HEADINGS = ("NAME", "STATE", "PROGRESS", "METHOD", "CREATED")
-_ATTEMPT_HEADINGS = ("ATTEMPT", "OUTCOME", "STARTED", "ENDED", "WORKER", "ERROR")
 _KEPT = 2
 """How many of these are shown however narrow the terminal is."""
+
+_ATTEMPT_HEADINGS = ("ATTEMPT", "OUTCOME", "STARTED", "ENDED", "WORKER", "ERROR")
+_TIMES = slice(2, 4)
+_WORKER = 4
+_YEAR_WIDTH = 4
+_DAY_WIDTH = 10
+_WORKER_WIDTH = 8
+_ERROR_WIDTH = 20
+"""What an error has at the least: a terminal that is too narrow breaks the lines."""
 
 _GAP = 2
 _PROGRESS_WIDTH = 20
@@ -52,25 +60,28 @@ def print_attempts(attempts: Sequence[Attempt]) -> None:
     if not attempts:
         click.echo("No attempts.", err=True)
         return
+    console = Console()
+    rows = _attempt_rows(attempts, console.width)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
     for heading in _ATTEMPT_HEADINGS:
-        table.add_column(heading, no_wrap=heading != "ERROR")
-    for number, outcome, *rest in map(_attempt_cells, attempts):
+        table.add_column(heading, no_wrap=heading != "ERROR", overflow="fold")
+    for number, outcome, *rest in rows:
         table.add_row(number, Text(outcome, _STYLES.get(outcome, "")), *map(Text, rest))
-    Console().print(table)
+    Console(width=max(console.width, _width(rows, errors=False) + _ERROR_WIDTH)).print(table)
 
 
 def print_operation(snapshot: Snapshot) -> None:
     """Print all that is known of one operation, a line for each fact.
 
-    On a terminal the JSON in it takes more lines.
+    What the service adds is JSON, which takes more lines on a terminal.
     """
     for label, text in _facts(snapshot):
         click.echo(f"{label}: {text}")
-    for label in ("metadata", "response"):
-        if label in snapshot.document:
+    parts = {"metadata": snapshot.own_metadata, "response": snapshot.response}
+    for label, document in parts.items():
+        if document:
             click.echo(f"{label}: ", nl=False)
-            print_result(snapshot.document[label])
+            print_result(document)
 
 
 def _print_table(snapshots: Sequence[Snapshot]) -> None:
@@ -116,6 +127,29 @@ def _attempt_cells(attempt: Attempt) -> tuple[str, ...]:
     )
 
 
+def _attempt_rows(attempts: Sequence[Attempt], width: int) -> list[tuple[str, ...]]:
+    """Return rows whose errors fit into a terminal: for that, worker and date may be cut."""
+    rows = [_attempt_cells(attempt) for attempt in attempts]
+    if _width(rows) <= width:
+        return rows
+    rows = [(*row[:_WORKER], row[_WORKER][:_WORKER_WIDTH], *row[_WORKER + 1 :]) for row in rows]
+    if _width(rows) <= width:
+        return rows
+    days = {time[:_DAY_WIDTH] for row in rows for time in row[_TIMES] if time}
+    start = _DAY_WIDTH + 1 if len(days) == 1 else _YEAR_WIDTH + 1
+    return [
+        (*row[: _TIMES.start], *(time[start:] for time in row[_TIMES]), *row[_TIMES.stop :])
+        for row in rows
+    ]
+
+
+def _width(rows: Iterable[Sequence[str]], *, errors: bool = True) -> int:
+    """Return how wide a table of attempts is, with or without the errors at its end."""
+    columns = list(zip(_ATTEMPT_HEADINGS, *rows, strict=True))
+    widths = [max(map(cell_len, column)) for column in columns[: None if errors else -1]]
+    return sum(widths) + _GAP * (len(columns) - 1)
+
+
 def _short_cells(snapshot: Snapshot) -> tuple[str, ...]:
     name, state, progress, *rest = _cells(snapshot)
     short = Text(progress)
@@ -128,13 +162,19 @@ def _facts(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     yield "name", name
     yield "state", state
     attempt = f"{snapshot.attempt} of {snapshot.max_attempts}" if snapshot.attempt else ""
+    estimated = snapshot.progress.estimated_end_time if snapshot.progress else None
     last_error = snapshot.last_error if snapshot.error is None else None
     facts = {
         "method": verb,
+        "target": printable(snapshot.target),
         "created": created,
         "started": _time(snapshot.start_time),
+        "updated": _time(snapshot.update_time),
+        "cancel requested": _time(snapshot.cancel_requested_time),
         "ended": _time(snapshot.end_time),
+        "expires": _time(snapshot.expire_time),
         "progress": progress,
+        "estimated end": _time(estimated) if estimated and not snapshot.done else "",
         "attempt": attempt,
         "last error": printable(last_error.line) if last_error else "",
         "next attempt": _time(snapshot.next_attempt_time),

@@ -3,8 +3,11 @@
 import click
 
 from outlast.cli.admin import AdminClient
+from outlast.cli.everywhere import refuses_every_parent, say_refused
+from outlast.cli.failure import Failure
 from outlast.cli.render import print_json
 from outlast.cli.text import printable
+from outlast.domain.names import EVERY_PARENT
 
 PAGE_SIZE = 500
 """How many operations one call retries at the most."""
@@ -13,13 +16,23 @@ PAGE_SIZE = 500
 def retry_found(
     admin: AdminClient, parent: str, filter_: str, limit: int | None, *, as_json: bool
 ) -> None:
-    """Retry what a filter finds under a parent, and say what was done, also if it then fails."""
+    """Retry what a filter finds under a parent, and say what was done, also if it then fails.
+
+    If the server refuses EVERY_PARENT, among what has no parent.
+    """
     retried = skipped = 0
     token = ""
     try:
         while limit is None or retried < limit:
             size = PAGE_SIZE if limit is None else min(PAGE_SIZE, limit - retried)
-            page = admin.redrive_page(parent, filter_, size, token)
+            try:
+                page = admin.redrive_page(parent, filter_, size, token)
+            except Failure as failure:
+                if parent != EVERY_PARENT or token or not refuses_every_parent(failure, "parent"):
+                    raise
+                say_refused()
+                parent = ""
+                continue
             for redriven in page.redriven_operations:
                 say_retried(redriven.retried_from, redriven.name, as_json=as_json)
             retried += len(page.redriven_operations)

@@ -13,6 +13,7 @@ from outlast.cli.connection import DEFAULT_ADDRESS
 from outlast.cli.loading import load_service
 from outlast.cli.parameters import (
     EnvironmentOption,
+    count,
     engine_setting,
     finite_duration,
     positive_duration,
@@ -82,8 +83,9 @@ _MAX_PORT = 65535
 )
 @click.option(
     "--concurrency",
-    type=click.IntRange(min=1),
-    default=64,
+    type=count,
+    default="64",
+    metavar="COUNT",
     cls=EnvironmentOption,
     envvar="OUTLAST_CONCURRENCY",
     help="How many operations run at the same time.",

@@ -1,6 +1,6 @@
 """An operation as a command shows it, free of protobuf."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -30,6 +30,7 @@ class Progress:
     percent: int = 0
     stage: str = ""
     message: str = ""
+    estimated_end_time: datetime | None = None
 
     @property
     def text(self) -> str:
@@ -66,12 +67,18 @@ class Snapshot:
     done: bool
     document: Json
     """The whole operation as proto JSON."""
+    own_metadata: Json = field(default_factory=dict)
+    """What the document has of metadata besides what the other fields here say."""
     state: str = UNFINISHED
     verb: str = ""
+    target: str = ""
     progress: Progress | None = None
     create_time: datetime | None = None
     start_time: datetime | None = None
+    update_time: datetime | None = None
     end_time: datetime | None = None
+    expire_time: datetime | None = None
+    cancel_requested_time: datetime | None = None
     attempt: int = 0
     max_attempts: int = 0
     next_attempt_time: datetime | None = None

@@ -33,6 +33,13 @@ def describe(status: Status) -> StatusText:
     return StatusText(status.code, f"{message} ({', '.join(tags)})", new)
 
 
+def fields_at_fault(status: Status) -> frozenset[str]:
+    """Return the fields of a request that a status names as wrong."""
+    details = map(_unpacked, status.details)
+    violations = (it.field_violations for it in details if isinstance(it, BadRequest))
+    return frozenset(violation.field for each in violations for violation in each)
+
+
 def _unpacked(detail: Any) -> ErrorInfo | BadRequest | RetryInfo | None:
     name = detail.type_url.rpartition("/")[2]
     for message in (ErrorInfo(), BadRequest(), RetryInfo()):
