@@ -119,6 +119,24 @@ async def fill_disk(folder: str) -> None:
         await fail_and_recover(driver, lambda: make_room(ballast))
 
 
+def almost_full_disk(folder: str) -> None:
+    """Open a store on a disk with no room, and with a page more each time until that works."""
+    mount(folder, "size=1m")
+    path, ballast = Path(folder) / "store.db", Path(folder) / "ballast"
+    asyncio.run(open_and_close(path))
+    content, pages = path.read_bytes(), 0
+    result: Sequence[str] = "", ""
+    while result[0] != "OK":
+        for file in Path(folder).iterdir():
+            file.unlink()
+        path.write_bytes(content)
+        fill(ballast)
+        os.truncate(ballast, ballast.stat().st_size - 4096 * pages)
+        result = asyncio.run(attempt(open_and_close(path)))
+        say(result)
+        pages += 1
+
+
 async def limit_file_size(path: str) -> None:
     """Use a store whose files may not grow, and then may again."""
     async with SqliteStore.open(path, clock=ManualClock()) as store:
@@ -200,6 +218,7 @@ DEEDS = {
         claim,
         insert,
         fill_disk,
+        almost_full_disk,
         limit_file_size,
         read_only_disk,
     )

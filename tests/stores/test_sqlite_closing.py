@@ -320,6 +320,7 @@ def writing(path: Path, clock: ManualClock) -> Iterator[Writer]:
             connection,
             lambda: Transaction(connection, clock.now(), backlog, recent),
             generation,
+            0,
             lambda _: None,
         )
         yield writer

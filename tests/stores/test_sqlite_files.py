@@ -290,6 +290,42 @@ async def test_the_file_beside_a_store_may_hold_anything(
             assert await store.get(name) == operation
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_a_file_beside_a_store_that_is_none_is_named(
+    kind: str, fresh: bool, path: Path, clock: ManualClock
+) -> None:
+    beside = path.with_name(f"{path.name}-generation")
+    if not fresh:
+        open_and_close(path, clock)
+        beside.unlink()
+    if kind == "folder":
+        beside.mkdir()
+    elif kind == "link":
+        beside.symlink_to("elsewhere")
+    else:
+        os.mkfifo(beside)
+    before = content_of(path)
+    with pytest.raises(StoreOpenError, match=f"{beside} is not a regular file; remove it"):
+        open_and_close(path, clock)
+    assert content_of(path) == before
+    assert not path.with_name("elsewhere").exists()
+
+
+async def test_a_store_is_the_same_by_a_link_to_its_file(path: Path, clock: ManualClock) -> None:
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    async with (
+        SqliteStore.open(path, clock=clock) as one,
+        SqliteStore.open(link, clock=clock) as other,
+    ):
+        name = (await Driver(one, clock).insert()).name
+        assert one.peek(name) is not None
+        cancelled = await other.request_cancel(name)
+        assert one.peek(name) is None
+        assert await one.get(name) == cancelled
+
+
 async def test_the_latest_time_of_writing_outlives_the_process_and_clocks_that_go_back(
     path: Path, clock: ManualClock
 ) -> None:
@@ -367,6 +403,21 @@ def test_a_full_disk_is_survived(tmp_path: Path, start_mounting_child: Callable[
     assert kind == "StoreOpenError"
     assert "the disk is full; make room" in message
     expect_failure_and_recovery(child, "the disk is full; make room")
+
+
+def test_a_disk_without_room_for_the_file_beside_a_store_is_told(
+    tmp_path: Path, start_mounting_child: Callable[..., Any]
+) -> None:
+    child = start_mounting_child("almost_full_disk", tmp_path)
+    answers = [child.hear()]
+    while answers[-1][0] != "OK":
+        answers.append(child.hear())
+    child.end()
+    assert len(answers) > 2
+    for kind, message in answers[:-1]:
+        assert kind == "StoreOpenError"
+        assert "the disk" in message or "No space left on device" in message
+    assert any("db-generation: No space left on device" in message for _, message in answers)
 
 
 def test_a_limit_on_the_size_of_files_is_survived(

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from outlast.domain.errors import StoreOpenError
+from outlast.domain.errors import StoreOpenError, StoreUnavailableError
+from outlast.domain.transitions import Succeeded
 from outlast.stores.sqlite import SqliteStore, connection
 from outlast.testing.clock import ManualClock
-from outlast.testing.contract.driver import METHOD, Driver
+from outlast.testing.contract.driver import LEASE, METHOD, RESPONSE, Driver
 
 APPLICATION_ID = 0x4F75744C
 
@@ -82,6 +83,87 @@ async def test_a_newer_schema_is_reached_from_an_older_one(
         assert database.execute("PRAGMA user_version").fetchone() == (len(migrations) + 1,)
         indexes = database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'e'").fetchall()
         assert len(indexes) == 1
+
+
+@pytest.mark.parametrize(
+    "future", ["CREATE TABLE extra (x);", "ALTER TABLE operations RENAME COLUMN state TO phase;"]
+)
+async def test_a_store_that_a_newer_version_migrates_is_an_outage_for_an_older_one(
+    future: str,
+    path: Path,
+    clock: ManualClock,
+    migrations: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with SqliteStore.open(path, clock=clock) as store:
+        old = Driver(store, clock)
+        name = (await old.insert()).name
+        claim = await old.claim_one()
+        assert store.peek(name) == claim.operation
+        monkeypatch.setattr(connection, "_migrations", lambda: [*migrations, future])
+        await asyncio.to_thread(open_and_close, path, clock)
+        before = content_of(path)
+        lease = claim.lease
+        assert store.peek(name) is None
+        for call in (
+            partial(store.get, name),
+            partial(store.get, "operations/absent"),
+            partial(store.get_many, [name]),
+            partial(store.attempts, name),
+            partial(store.steps, name),
+            store.stats,
+            old.names,
+            old.insert,
+            old.claim,
+            partial(store.renew, [lease], LEASE),
+            partial(asyncio.to_thread, store.renew_from_thread, [lease], LEASE),
+            partial(store.record_step, lease, "key", RESPONSE),
+            partial(store.finish, lease, Succeeded(RESPONSE)),
+            partial(store.request_cancel, name),
+            partial(store.delete, name),
+            partial(store.expire, 10),
+        ):
+            with pytest.raises(StoreUnavailableError, match="by a newer version of Outlast; rest"):
+                await call()
+        assert store.peek(name) is None
+        assert content_of(path) == before
+
+
+async def test_a_newer_version_takes_over_what_an_older_one_runs_and_counts_it_once(
+    path: Path, clock: ManualClock, migrations: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with SqliteStore.open(path, clock=clock) as old:
+        name = (await Driver(old, clock).insert()).name
+        lost = await Driver(old, clock).claim_one()
+        added = [*migrations, "CREATE TABLE extra (x);"]
+        monkeypatch.setattr(connection, "_migrations", lambda: added)
+        async with SqliteStore.open(path, clock=clock) as new:
+            assert await new.get(name) == lost.operation
+            await clock.advance(2 * LEASE.total_seconds())
+            claim = await Driver(new, clock).claim_one()
+            with pytest.raises(StoreUnavailableError):
+                await old.finish(lost.lease, Succeeded(RESPONSE))
+            await new.finish(claim.lease, Succeeded(RESPONSE))
+            assert [it.counted for it in await new.attempts(name)] == [False, True]
+            assert (await new.get(name)).attempt == 1
+
+
+async def test_a_write_that_waits_for_a_migration_is_not_made_on_what_it_leaves(
+    path: Path, clock: ManualClock
+) -> None:
+    async with SqliteStore.open(path, clock=clock) as store:
+        driver = Driver(store, clock)
+        await driver.insert()
+        with closing(sqlite3.connect(path, isolation_level=None)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            write = asyncio.create_task(driver.insert())
+            await asyncio.sleep(0)  # it is asked for, and waits for the lock from now on
+            database.execute("PRAGMA user_version = 9999")
+            database.execute("COMMIT")
+            with pytest.raises(StoreUnavailableError, match="newer version"):
+                await write
+            rows = database.execute("SELECT count(*) FROM operations").fetchone()
+        assert rows == (1,)
 
 
 async def test_attempts_of_before_their_epochs_were_kept_are_kept(

@@ -1,5 +1,6 @@
 """Connections to the file: how they are opened, and what its errors mean."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -59,6 +60,8 @@ class StoreFile:
     """For reads where a wait is not allowed: hence without a busy timeout."""
     generation: Generation
     """Moves with every commit of a process that has the file open as a store."""
+    schema: int
+    """Which schema the file had when it was opened, by its number."""
     data_version: int
     """What `data_version(writer)` was when the file was opened."""
 
@@ -76,18 +79,18 @@ class StoreFile:
         try:
             with ExitStack() as opened:
                 writer = opened.enter_context(closing(connect(path)))
-                secret = _migrate(writer, path)
+                schema, secret = _migrate(writer, path)
                 _use_wal(writer, path)
                 reader = opened.enter_context(closing(connect(path)))
                 point_reader = opened.enter_context(closing(connect(path, busy_timeout_seconds=0)))
                 version = data_version(writer)
-                generation = Generation(path.with_name(path.name + GENERATION_SUFFIX))
+                generation = _generation_of(path)
                 opened.pop_all()
         except sqlite3.Error as error:
             raise StoreOpenError(f"cannot open {path}: {_explain(error)}") from error
         except OSError as error:
             raise StoreOpenError(f"cannot open {error.filename}: {error.strerror}") from error
-        return cls(secret, writer, reader, point_reader, generation, version)
+        return cls(secret, writer, reader, point_reader, generation, schema, version)
 
     def close(self) -> None:
         """Close the connections; the last one of all removes what the WAL mode needed."""
@@ -101,6 +104,18 @@ def data_version(connection: sqlite3.Connection) -> int:
     """Return a number that changes when another connection has written to the file."""
     (version,) = connection.execute("PRAGMA data_version").fetchone()
     return int(version)
+
+
+def check_unmigrated(connection: sqlite3.Connection, known: int) -> None:
+    """Raise StoreUnavailableError if the file no longer has the schema that it was opened with.
+
+    A schema never comes back, so what was read before the call was of the known one.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version != known:
+        raise StoreUnavailableError(
+            "the file was migrated by a newer version of Outlast; restart this server"
+        )
 
 
 @contextmanager
@@ -217,10 +232,10 @@ def _migrations() -> list[str]:
     return [script.read_text("utf-8") for script in scripts]
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> bytes:
+def _migrate(connection: sqlite3.Connection, path: Path) -> tuple[int, bytes]:
     """Bring the schema up to date, all of it or nothing, one process at a time.
 
-    Returns the store's secret.
+    Returns which schema that is, and the store's secret.
     """
     scripts = _migrations()
     connection.execute("BEGIN IMMEDIATE")
@@ -234,13 +249,20 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> bytes:
         if version < len(scripts):
             connection.execute(f"PRAGMA user_version = {len(scripts)}")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            with closing(_generation_of(path)) as generation:
+                generation.move()  # servers that run are to see that the schema is another
         secret = _read_secret(connection, path)
         connection.execute("COMMIT" if version < len(scripts) else "ROLLBACK")
-    except (sqlite3.Error, OutlastError):
+    except (sqlite3.Error, OutlastError, OSError):
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-    return secret
+    return len(scripts), secret
+
+
+def _generation_of(path: Path) -> Generation:
+    """Open what lies beside a file, which is the same one by whatever link it is opened."""
+    return Generation(Path(os.path.realpath(path) + GENERATION_SUFFIX))
 
 
 def _read_secret(connection: sqlite3.Connection, path: Path) -> bytes:

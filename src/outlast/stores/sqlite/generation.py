@@ -4,12 +4,19 @@ The counter tells in a memory read, where a query would let every other thread r
 first, whether records that were read before are still current.
 """
 
+import errno
 import mmap
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISREG
+
+from outlast.domain.errors import StoreOpenError
 
 _BYTES = 16
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_NO_FILE = {errno.EISDIR, errno.ELOOP, errno.ENXIO}
+"""What it says of a folder, a link and a socket."""
 
 
 class Generation:
@@ -20,10 +27,20 @@ class Generation:
     """
 
     def __init__(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        """Open a file, made if it is not there.
+
+        Raises StoreOpenError if it is none, and OSError if it cannot be opened or made.
+        """
         try:
-            if os.fstat(descriptor).st_size < _BYTES:
-                os.ftruncate(descriptor, _BYTES)
+            descriptor = os.open(path, _FLAGS, 0o644)
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise _refusal(path) from error
+            raise
+        try:
+            if not S_ISREG(os.fstat(descriptor).st_mode):
+                raise _refusal(path)
+            _fill(descriptor, path)
             self._memory = mmap.mmap(descriptor, _BYTES)
         finally:
             os.close(descriptor)
@@ -53,3 +70,19 @@ class Generation:
         """Let go of the memory."""
         self._counter.release()
         self._memory.close()
+
+
+def _fill(descriptor: int, path: Path) -> None:
+    """Have the disk keep room for the bytes: who writes to mapped memory without it is killed.
+
+    They are appended, so that who does it at the same moment overwrites nothing.
+    """
+    try:
+        if os.fstat(descriptor).st_size < _BYTES:
+            os.write(descriptor, bytes(_BYTES))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _refusal(path: Path) -> StoreOpenError:
+    return StoreOpenError(f"{path} is not a regular file; remove it")

@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self, TypeVar
@@ -37,7 +37,12 @@ from outlast.stores.sqlite.commands import (
     TakeReady,
     Update,
 )
-from outlast.stores.sqlite.connection import StoreFile, is_busy, translated_errors
+from outlast.stores.sqlite.connection import (
+    StoreFile,
+    check_unmigrated,
+    is_busy,
+    translated_errors,
+)
 from outlast.stores.sqlite.recent import Recent
 from outlast.stores.sqlite.redriving import Redrive
 from outlast.stores.sqlite.rows import (
@@ -77,6 +82,7 @@ class SqliteStore(OperationStore):
             file.writer,
             lambda: Transaction(file.writer, clock.now(), backlog, recent),
             file.generation,
+            file.schema,
             self._publish,
         )
         self._closed = False
@@ -299,9 +305,10 @@ class SqliteStore(OperationStore):
         """Read one row on the loop, or in the reader thread if another process is in the way."""
         self._check_open()
         try:
-            row: tuple[object, ...] | None = self._file.point_reader.execute(
-                sql, (name,)
-            ).fetchone()
+            with self._schema_known(self._file.point_reader):
+                row: tuple[object, ...] | None = self._file.point_reader.execute(
+                    sql, (name,)
+                ).fetchone()
         except sqlite3.Error as error:
             if not is_busy(error):
                 with translated_errors():
@@ -313,10 +320,19 @@ class SqliteStore(OperationStore):
         self._check_open()
 
         def run() -> T:
-            with translated_errors():
+            with translated_errors(), self._schema_known(self._file.reader):
                 return read()
 
         return await asyncio.get_running_loop().run_in_executor(self._reader_thread, run)
+
+    @contextmanager
+    def _schema_known(self, connection: sqlite3.Connection) -> Iterator[None]:
+        """Refuse what the block has read, and its error, if the schema is another meanwhile."""
+        try:
+            yield
+        finally:
+            if self._file.generation.read() != self._writer.generation_known:
+                check_unmigrated(connection, self._file.schema)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -325,13 +341,17 @@ class SqliteStore(OperationStore):
     async def _watch_others(self) -> None:
         """Hint at what other processes write; the file does not say what that was."""
         version = self._file.data_version
+        told = ""
         while True:
             await self._clock.sleep(OTHERS_POLL_SECONDS)
             try:
                 newest = await self._writer.run(ReadDataVersion())
             except StoreUnavailableError as error:
-                _log.warning("%s", error)
+                if error.message != told:
+                    told = error.message
+                    _log.warning("%s", told)
                 continue
+            told = ""
             if newest != version:
                 version = newest
                 self._cache.clear()

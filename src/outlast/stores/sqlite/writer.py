@@ -17,7 +17,12 @@ from typing import Any, TypeVar
 
 from outlast.domain.errors import OutlastError, StoreUnavailableError
 from outlast.ports import Change
-from outlast.stores.sqlite.connection import is_busy, is_damage, translated_errors
+from outlast.stores.sqlite.connection import (
+    check_unmigrated,
+    is_busy,
+    is_damage,
+    translated_errors,
+)
 from outlast.stores.sqlite.generation import Generation
 from outlast.stores.sqlite.transaction import Command, Transaction
 
@@ -67,11 +72,14 @@ class Writer:
         connection: sqlite3.Connection,
         new_transaction: Callable[[], Transaction],
         generation: Generation,
+        schema: int,
         publish: Callable[["Written"], None],
     ) -> None:
         self._connection = connection
         self._generation = generation
-        self._generation_known = generation.read()
+        self._schema = schema
+        self.generation_known = -1
+        """While the shared number is this one, the file has the schema that it was opened with."""
         self._new_transaction = new_transaction
         self._publish = publish
         self._loop = asyncio.get_running_loop()
@@ -115,7 +123,7 @@ class Writer:
     def _run(self) -> None:
         while (job := self._queue.get()) is not None:
             jobs, stop = self._gather(job)
-            written = Written([], self._generation_known)
+            written = Written([], self.generation_known)
             self._commit(jobs, written)
             for job in jobs:
                 if isinstance(job.future, Future):
@@ -169,16 +177,17 @@ class Writer:
             if connection.in_transaction:  # the last one could not even be rolled back
                 connection.execute("ROLLBACK")
             self._begin()
-            written.others_wrote |= self._generation.read() != self._generation_known
+            written.others_wrote |= self._generation.read() != self.generation_known
             rows_before = connection.total_changes
             try:
+                check_unmigrated(connection, self._schema)
                 transaction = self._new_transaction()
                 self._generation.reach(transaction.now)
                 run_jobs(transaction, jobs)
                 transaction.flush()
                 if connection.total_changes != rows_before:
                     self._generation.move()
-                written.generation = self._generation_known = self._generation.read()
+                written.generation = self.generation_known = self._generation.read()
                 connection.execute("COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):
