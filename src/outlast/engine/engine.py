@@ -102,10 +102,14 @@ class Engine:
         """Answer every waiting call with the latest state; new ones do not wait."""
         self._hub.release()
 
-    async def stop(self) -> None:
-        """Give back what is running and end. Idempotent."""
+    async def give_back(self) -> None:
+        """Run nothing more, and give back what is running. Idempotent."""
         self._stopping = True
         await self.executor.stop()
+
+    async def stop(self) -> None:
+        """Give back what is running and end. Idempotent."""
+        await self.give_back()
         if self._watchdog is not None:
             self._watchdog.stop()
         if self._sweeper is not None:

@@ -184,7 +184,7 @@ class Server:
         for task in waits:
             task.cancel()
         await asyncio.wait(waits)
-        await engine.executor.stop()
+        await engine.give_back()
         if running:
             count = engine.executor.given_back
             were = "1 operation was" if count == 1 else f"{count} operations were"
