@@ -36,9 +36,9 @@ class EngineSettings:
     max_pending: int = 10_000
     """How many operations may wait for a worker; over it, starts are refused."""
     max_calls: int = 10_000
-    """How many calls may be under way, besides those that wait; over it, they are refused."""
+    """How many calls, besides WaitOperation, may be under way: until their answers are sent."""
     max_waiters: int = 100_000
-    """How many calls may wait for operations; over it, they are refused."""
+    """How many calls of WaitOperation may be under way: until their answers are sent."""
     max_request_bytes: int = 4 * _MIB
     max_response_bytes: int = 2 * _MIB
     max_metadata_bytes: int = 64 * _KIB

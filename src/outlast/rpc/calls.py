@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from outlast.domain.errors import (
     InvalidArgumentError,
+    OutlastError,
     PayloadTooLargeError,
     TooManyCallsError,
 )
@@ -24,25 +25,54 @@ _REPLY_MARGIN_SECONDS = 0.25
 
 
 class CallLimit:
-    """Lets in so many calls at a time; raises TooManyCallsError for one more."""
+    """Lets in so many calls at a time; raises what `refuse` makes of the limit for one more.
 
-    def __init__(self, limit: int) -> None:
+    A call counts until its handler has ended and its reply is sent, or its caller gone:
+    until then the reply is kept, and a caller need not read it.
+    """
+
+    def __init__(
+        self, limit: int, refuse: Callable[[int], OutlastError] = TooManyCallsError
+    ) -> None:
         self._limit = limit
+        self._refuse = refuse
         self._under_way = 0
 
-    def __enter__(self) -> None:
+    def handling(self, context: Any) -> AbstractContextManager[None]:
+        """Return what holds a place for the call with this context while its handler runs."""
         if self._under_way >= self._limit:
-            raise TooManyCallsError(self._limit)
+            raise self._refuse(self._limit)
         self._under_way += 1
+        return _Place(self, context)
+
+    def leave(self) -> None:
+        """Make room for another call."""
+        self._under_way -= 1
+
+
+class _Place(AbstractContextManager[None]):
+    """The place of one call under a limit, until two things have happened, in any order."""
+
+    __slots__ = ("_limit", "_open")
+
+    def __init__(self, limit: CallLimit, context: Any) -> None:
+        self._limit = limit
+        self._open = 2
+        context.add_done_callback(self._close_one)
 
     def __exit__(self, *_: object) -> None:
-        self._under_way -= 1
+        self._close_one()
+
+    def _close_one(self, *_: object) -> None:
+        self._open -= 1
+        if not self._open:
+            self._limit.leave()
 
 
 def guarded(
     handler: _Handler,
     decode: _Decode = lambda request: request,
-    limit: AbstractContextManager[None] = nullcontext(),  # noqa: B008  # it has no state
+    limit: CallLimit | None = None,
 ) -> _Handler:
     """Return a handler that ends RPCs with rich errors instead of raising.
 
@@ -77,12 +107,12 @@ def is_async(handler: _Handler) -> bool:
 def _guarded_call(
     handler: Callable[[Any, Any], Awaitable[Any]],
     decode: _Decode,
-    limit: AbstractContextManager[None],
+    limit: CallLimit | None,
 ) -> _Handler:
     async def call(request: Any, context: Any) -> Any:
         task = asyncio.current_task()
         try:
-            with limit:
+            with limit.handling(context) if limit else nullcontext():
                 return await handler(decode(request), context)
         except BaseException as error:  # noqa: BLE001  # the one place where RPCs end badly
             await _end(context, error, task)
@@ -93,12 +123,12 @@ def _guarded_call(
 def _guarded_stream(
     handler: Callable[[Any, Any], AsyncIterator[Any]],
     decode: _Decode,
-    limit: AbstractContextManager[None],
+    limit: CallLimit | None,
 ) -> _Handler:
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         task = asyncio.current_task()
         try:
-            with limit:
+            with limit.handling(context) if limit else nullcontext():
                 async for message in handler(decode(request), context):
                     try:
                         yield message

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +45,13 @@ class Service:
         """The names of the methods that the servicer has a function of its own for."""
         return self._handlers.keys()
 
-    def add_to(self, server: grpc.aio.Server, max_request_bytes: int, limit: CallLimit) -> None:
+    def add_to(
+        self,
+        server: grpc.aio.Server,
+        max_request_bytes: int,
+        limit: CallLimit,
+        parking_limit: CallLimit,
+    ) -> None:
         """Register the service, its handlers guarded and under a limit.
 
         Raises ConfigurationError for a server of threads.
@@ -54,7 +59,7 @@ class Service:
         require("server", server, grpc.aio.Server, "a server of grpc.aio.server()")
         handlers = {
             name: _guarded_handler(
-                handler, max_request_bytes, nullcontext() if name in self._parking else limit
+                handler, max_request_bytes, parking_limit if name in self._parking else limit
             )
             for name, handler in self._handlers.items()
         }
@@ -146,7 +151,7 @@ def _function_of(handler: Any) -> Any:
 
 
 def _guarded_handler(
-    handler: Any, max_request_bytes: int, limit: AbstractContextManager[None]
+    handler: Any, max_request_bytes: int, limit: CallLimit
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     _, make = _FACTORIES[handler.request_streaming, handler.response_streaming]
     function, decode = _function_of(handler), handler.request_deserializer

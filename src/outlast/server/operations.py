@@ -8,7 +8,7 @@ from typing import NoReturn, Self, TypeVar
 import grpc
 
 from outlast.domain.checks import require
-from outlast.domain.errors import ConfigurationError
+from outlast.domain.errors import ConfigurationError, TooManyWaitersError
 from outlast.engine.clock import SteadyClock, SystemClock
 from outlast.engine.engine import Engine
 from outlast.engine.settings import EngineSettings
@@ -39,6 +39,7 @@ class Operations:
         codec = Codec()
         self.engine = engine
         self._call_limit = CallLimit(engine.settings.max_calls)
+        self._wait_limit = CallLimit(engine.settings.max_waiters, TooManyWaitersError)
         require("services", services, Iterable, "a list of servicers")
         given = [Service(servicer) for servicer in services]
         self._services = [
@@ -98,8 +99,9 @@ class Operations:
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve the services and their operations on a grpc.aio server that has not started."""
+        limits = self.engine.settings.max_request_bytes, self._call_limit, self._wait_limit
         for service in self._services:
-            service.add_to(server, self.engine.settings.max_request_bytes, self._call_limit)
+            service.add_to(server, *limits)
 
 
 class _Opening(AbstractAsyncContextManager[T]):
