@@ -18,7 +18,7 @@ from outlast.domain.errors import ConfigurationError
 from outlast.engine.clock import SystemClock
 from outlast.ports import Clock
 from outlast.server.config import ServerConfig
-from outlast.server.listening import check_address, credentials
+from outlast.server.listening import credentials, free_address
 from outlast.server.operations import Operations
 
 _log = logging.getLogger(__name__)
@@ -147,15 +147,15 @@ class Server:
 
     async def _bind(self) -> str:
         listen, tls = self.config.listen, self.config.tls
-        await asyncio.to_thread(check_address, listen)
-        try:
-            if tls is None:
-                port = self._grpc.add_insecure_port(listen)
-            else:
-                secured = await asyncio.to_thread(credentials, tls)
-                port = self._grpc.add_secure_port(listen, secured)
-        except RuntimeError as error:
-            raise ConfigurationError(f"cannot listen on {listen}: {error}") from error
+        secured = None if tls is None else await asyncio.to_thread(credentials, tls)
+        async with free_address(listen):
+            try:
+                if secured is None:
+                    port = self._grpc.add_insecure_port(listen)
+                else:
+                    port = self._grpc.add_secure_port(listen, secured)
+            except RuntimeError as error:
+                raise ConfigurationError(f"cannot listen on {listen}: {error}") from error
         if listen.startswith("unix:"):
             return listen
         return f"{listen.rpartition(':')[0]}:{port}"

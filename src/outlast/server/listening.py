@@ -1,7 +1,14 @@
 """What a server listens on: checked before gRPC is, which says less about what is wrong."""
 
+import asyncio
+import errno
+import fcntl
+import os
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 import grpc
 from cryptography import x509
@@ -11,16 +18,69 @@ from outlast.domain.errors import ConfigurationError
 from outlast.server.config import TlsFiles
 
 _MAX_PORT = 65535
+_NOBODY = {errno.ENOENT, errno.ECONNREFUSED}
+"""What it says of a socket file that is not there, or that nobody answers on."""
 
 
-def check_address(listen: str) -> None:
-    """Raise ConfigurationError if nobody could listen on an address now. It blocks."""
-    kind, _, path = listen.partition(":")
-    if kind == "unix":
-        folder = Path(path).absolute().parent
-        if not folder.is_dir():
-            raise ConfigurationError(f"cannot listen on {listen}: there is no folder {folder}")
+@asynccontextmanager
+async def free_address(listen: str) -> AsyncIterator[None]:
+    """Let the block bind an address; raise ConfigurationError if nobody could now.
+
+    No other server takes the same socket file meanwhile, if it asks here first.
+    """
+    kind, _, rest = listen.partition(":")
+    if kind != "unix":
+        await asyncio.to_thread(_check_port, listen)
+        yield
         return
+    path = Path(unquote(rest))  # as gRPC reads it
+    folder = _open_folder(listen, path)
+    try:
+        await asyncio.to_thread(fcntl.flock, folder, fcntl.LOCK_EX)
+        _check_socket(listen, path)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _open_folder(listen: str, path: Path) -> int:
+    """Open the folder of a socket file: those who bind one in it lock it one after the other."""
+    folder = path.absolute().parent
+    try:
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"cannot listen on {listen}: there is no folder {folder}"
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {listen}: {folder}: {error.strerror}"
+        ) from error
+
+
+def _check_socket(listen: str, path: Path) -> None:
+    """Refuse a socket file that somebody answers on: gRPC would take it over.
+
+    One that nobody answers on is left over from a server that was killed, and gRPC replaces it.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # one who has too many callers waiting answers at once, too
+        try:
+            taken = probe.connect_ex(os.fsencode(path)) not in _NOBODY
+        except OSError as error:
+            raise ConfigurationError(f"cannot listen on {listen}: {error}") from error
+    if taken:
+        raise _in_use(listen, os.strerror(errno.EADDRINUSE))
+
+
+def _in_use(listen: str, reason: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"cannot listen on {listen}: {reason}; end what listens there, or give another address"
+    )
+
+
+def _check_port(listen: str) -> None:
+    """Raise ConfigurationError if nobody could listen on a host and port now. It blocks."""
     host, _, port = listen.rpartition(":")
     if not port.isdecimal() or int(port) > _MAX_PORT:
         raise ConfigurationError(
@@ -38,10 +98,7 @@ def check_address(listen: str) -> None:
         try:
             probe.bind(address)
         except OSError as error:
-            raise ConfigurationError(
-                f"cannot listen on {listen}: {error.strerror}; end what listens there, "
-                "or give another address"
-            ) from error
+            raise _in_use(listen, str(error.strerror)) from error
 
 
 def credentials(tls: TlsFiles) -> grpc.ServerCredentials:
