@@ -284,8 +284,33 @@ async def test_no_more_processes_work_at_a_time_than_the_pool_has(pool):
 
 
 async def test_an_exception_that_does_not_pickle_is_told(pool):
-    with pytest.raises(WorkerProcessError, match="does not pickle"):
+    with pytest.raises(RuntimeError, match=r"does not pickle: .*InvalidArgumentError: name: "):
         await pool.run(check_operation_name, "")
+
+
+SILENT = """
+class SilentError(Exception):
+    def __reduce__(self):
+        raise self
+
+    __str__ = __reduce__
+
+def fail():
+    raise SilentError
+"""
+
+
+async def test_an_exception_without_words_is_told(pool, tmp_path, monkeypatch):
+    (tmp_path / "silent.py").write_text(SILENT)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("silent")
+    try:
+        pid = await pool.run(os.getpid)
+        with pytest.raises(RuntimeError, match=r"does not pickle: silent\.SilentError"):
+            await pool.run(module.fail)
+    finally:
+        del sys.modules["silent"]
+    assert exists(pid)
 
 
 async def test_what_is_printed_does_not_disturb_the_answers(pool):

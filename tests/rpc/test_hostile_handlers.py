@@ -1,7 +1,9 @@
 """Handlers that misbehave: their operations end with a clear error, and the server serves on."""
 
 import asyncio
+import importlib
 import os
+import sys
 import time
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -189,9 +191,7 @@ async def test_a_step_whose_result_cannot_be_kept_fails_the_operation(serving, s
 
     async with serving(scripted(work)) as client:
         done = await client.finished()
-        assert done.error.code == outlast.Code.INTERNAL
-        assert "step 'a'" in done.error.message
-        assert "object at" not in done.error.message
+        check_fault(client, done)
         await client.check_alive()
 
 
@@ -213,20 +213,88 @@ async def test_a_mistake_that_an_operation_ends_with_is_logged(serving, scripted
 
     async with serving(scripted(work)) as client:
         done = await client.finished()
-        assert client.reason(done) == "CONFIGURATION"
+        check_fault(client, done)
         assert f"handler of operation {done.name} failed" in caplog.text
-        assert done.error.message in caplog.text
+        assert "the result of step 'a' is neither" in caplog.text
 
 
-async def test_work_that_no_process_can_do_fails_at_once(serving, scripted):
+class Unsendable:
+    """It does not pickle, and talks about it."""
+
+    def __reduce__(self):
+        msg = "secret"
+        raise ValueError(msg)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [(lambda: None, ()), (print, (Unsendable(),))],
+    ids=["function", "argument"],
+)
+async def test_work_that_no_process_can_do_fails_at_once(
+    serving, scripted, caplog, function, arguments
+):
     async def work(_, operation):
-        await operation.run_in_process(lambda: None)
+        await operation.run_in_process(function, *arguments)
 
     async with serving(scripted(work, retry=QUICK)) as client:
         done = await client.finished()
-        assert "name a function of a module" in done.error.message
-        assert client.reason(done) == "CONFIGURATION"
+        check_fault(client, done)
+        assert "name a function of a module" in caplog.text
         assert client.metadata(done).attempt == 1
+
+
+def check_fault(client, done):
+    """Check that an operation has failed for a mistake that only the log tells of."""
+    assert done.error.code == outlast.Code.INTERNAL
+    assert client.reason(done) == "CONFIGURATION"
+    assert done.error.message == "the service has a mistake, which the log of its server describes"
+    assert b"secret" not in done.SerializeToString()
+
+
+FAILS_ELSEWHERE = """
+import outlast
+
+class QueryError(Exception):
+    def __init__(self, statement, reason):
+        super().__init__(f"{reason}: {statement}")
+
+def unexpectedly():
+    raise QueryError("secret", "syntax error")
+
+def as_meant():
+    raise outlast.OperationFailed(outlast.Code.DATA_LOSS, "it is gone", reason="GONE")
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Return functions that fail and that other processes find."""
+    (tmp_path / "fails_elsewhere.py").write_text(FAILS_ELSEWHERE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("fails_elsewhere")
+    del sys.modules["fails_elsewhere"]
+
+
+async def test_an_exception_from_a_process_keeps_its_text_to_itself(
+    serving, scripted, elsewhere, caplog
+):
+    async def work(_, operation):
+        await operation.run_in_process(elsewhere.unexpectedly)
+
+    async with serving(scripted(work, retry=QUICK)) as client:
+        await check_unexpected(client, await client.finished())
+        assert "QueryError: syntax error: secret" in caplog.text
+
+
+async def test_a_failure_from_a_process_is_told_as_meant(serving, scripted, elsewhere):
+    async def work(_, operation):
+        await operation.run_in_process(elsewhere.as_meant)
+
+    async with serving(scripted(work)) as client:
+        done = await client.finished()
+        assert (done.error.code, done.error.message) == (outlast.Code.DATA_LOSS, "it is gone")
+        assert client.reason(done) == "GONE"
 
 
 async def test_progress_that_is_negative_fails_the_operation(serving, scripted):

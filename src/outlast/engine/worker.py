@@ -75,7 +75,7 @@ def _answer(request: bytes, max_bytes: int) -> Pickled:
     except MemoryError as error:
         return _failed(error, max_bytes)
     except Exception as error:  # noqa: BLE001  # whatever its class does when it is pickled
-        text = f"what {function!r} returned does not pickle ({error})"
+        text = f"what {function!r} returned does not pickle ({_described(error)})"
         return _failed(ConfigurationError(text), max_bytes)
 
 
@@ -88,18 +88,23 @@ def _loaded(request: bytes) -> tuple[Callable[..., object], tuple[object, ...]]:
     except BaseException as error:  # whatever importing a module and making an object does
         raise ConfigurationError(
             "the function or an argument cannot be loaded in another process "
-            f"({type(error).__name__}: {error}); name a function of a module that can be "
-            "imported there"
+            f"({_described(error)}); name a function of a module that can be imported there"
         ) from error
     return function, arguments
 
 
 def _failed(error: Exception, max_bytes: int) -> Pickled:
+    """Return the answer that has the parent raise an error, or one that stands for it."""
     try:
         answer = Pickled((False, error), max_bytes)
         if answer.fits:
             pickle.loads(answer.value)  # noqa: S301  # our own
     except Exception:  # noqa: BLE001  # an error of somebody else's class
-        text = f"the work failed with {type(error).__name__}, which does not pickle: {error}"
-        return Pickled((False, WorkerProcessError(text)), max_bytes)
+        text = f"the work failed with what does not pickle: {_described(error)}"
+        return Pickled((False, RuntimeError(text)), max_bytes)
     return answer
+
+
+def _described(error: BaseException) -> str:
+    """Return an error in words, whatever its class does when it is asked for them."""
+    return "".join(traceback.format_exception_only(error)).strip()

@@ -27,6 +27,9 @@ TYPE_PREFIX = "type.googleapis.com/"
 
 _UNEXPECTED_IN_RPC = replace(UNEXPECTED, message="the request failed unexpectedly")
 
+_FAULT = "the service has a mistake, which the log of its server describes"
+"""All that a client learns of it: what there is to say may hold what is not for clients."""
+
 _CODES: Mapping[type[errors.OutlastError], Code] = {
     errors.InvalidArgumentError: Code.INVALID_ARGUMENT,
     errors.OperationNotFoundError: Code.NOT_FOUND,
@@ -83,6 +86,10 @@ class ServiceError(Exception):
         info = _error_info(reason, domain, metadata)
         kept = info, *islice(details, _MAX_DETAILS)
         self.status = Status(checked, message, tuple(map(pack, kept)), info.reason)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it has become: it may be raised in another process."""
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class OperationFailed(ServiceError):  # noqa: N818  # what happened, in the words of the API
@@ -145,7 +152,9 @@ def status_of(error: BaseException) -> Status:
         return error.status
     if not isinstance(error, errors.OutlastError):
         return _UNEXPECTED_IN_RPC
-    code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), Code.INTERNAL)
+    code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), None)
+    if code is None:
+        return Status(Code.INTERNAL, _FAULT, (pack(_error_info(error.reason)),), error.reason)
     return Status(
         code, error.message, tuple(pack(detail) for detail in _details(error)), error.reason
     )
