@@ -24,8 +24,9 @@ class Untouched:
         (b"page", TypeError),
         ("", ValueError),
         ("x" * (MAX_STEP_KEY_LENGTH + 1), ValueError),
+        ("a\ud800", ValueError),
     ],
-    ids=["number", "none", "bytes", "empty", "too long"],
+    ids=["number", "none", "bytes", "empty", "too long", "surrogate"],
 )
 async def test_a_key_that_is_no_text_of_some_length_is_refused(key, error):
     called = []

@@ -127,10 +127,10 @@ class OperationContext(Generic[M]):
         With `retry`, a failure that the policy retries is tried again here, after its
         pause, before it fails this attempt; without, at once the operation's own policy
         decides. Raises DuplicateStepError for a key used before in this attempt, and
-        TypeError or ValueError for a key that is no text of up to MAX_STEP_KEY_LENGTH.
+        TypeError or ValueError, before the call, for a key that is no text of up to
+        MAX_STEP_KEY_LENGTH, or that UTF-8 cannot encode.
         """
-        if not isinstance(key, str):
-            raise TypeError(f"the key of a step must be a str, not {key!r}")
+        require_text("the key of a step", key)
         if not 0 < len(key) <= MAX_STEP_KEY_LENGTH:
             raise ValueError(f"the key of a step has 1 to {MAX_STEP_KEY_LENGTH} characters")
         recorded = await self._execution.recorded_step(key)
