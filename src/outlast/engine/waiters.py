@@ -44,7 +44,8 @@ class WaiterHub:
         self._clock = clock
         self._max_waiters = max_waiters
         self._poll_seconds = poll_seconds
-        self._waiters: dict[str, dict[_Waiter, None]] = {}  # answered in the order they came
+        self._waiters: dict[str, dict[_Waiter, bool]] = {}  # answered in the order they came
+        """With each, whether the operation was read since it came: a hint may be older."""
         self._count = 0
         self._released = False
         self._to_read: dict[str, None] = {}
@@ -85,6 +86,7 @@ class WaiterHub:
                     operation = await absorb(self._clock, lambda: self._store.get(name), patience)
                 if operation.done:
                     return operation
+                self._waiters[name][waiter] = True
             else:
                 self._read_soon([name])  # one read for all who come at the same time
             answer = await waiter
@@ -111,7 +113,7 @@ class WaiterHub:
         await asyncio.wait(self.tasks)
 
     def _add(self, name: str, waiter: _Waiter) -> None:
-        self._waiters.setdefault(name, {})[waiter] = None
+        self._waiters.setdefault(name, {})[waiter] = False
         self._count += 1
 
     def _remove(self, name: str, waiter: _Waiter) -> None:
@@ -130,17 +132,14 @@ class WaiterHub:
                 self._on_end(change)
 
     def _on_end(self, change: Change) -> None:
+        waiters = self._waiters[change.name]
         if change.deleted:
-            self._settle(change.name, _Answer.GONE)
-        elif change.record is not None:
-            self._settle(change.name, change.record)
-        else:
+            _settle(waiters, _Answer.GONE)
+            return
+        if change.record is not None:
+            _settle([waiter for waiter, read in waiters.items() if read], change.record)
+        if change.record is None or not all(waiters.values()):
             self._read_soon([change.name])
-
-    def _settle(self, name: str, answer: Operation | _Answer) -> None:
-        """Answer those who wait for an operation: it is done, or gone."""
-        for waiter in self._waiters.get(name, ()):
-            _resolve(waiter, answer)
 
     def _read_soon(self, names: Iterable[str]) -> None:
         self._to_read.update(dict.fromkeys(names))
@@ -151,29 +150,43 @@ class WaiterHub:
         while True:
             await self._work.wait()
             self._work.clear()
-            names = [name for name in self._to_read if name in self._waiters]
+            asking = {
+                name: list(self._waiters[name]) for name in self._to_read if name in self._waiters
+            }
             self._to_read = {}
-            if not names:
+            if not asking:
                 continue
             try:
-                found = await self._store.get_many(names)
+                found = await self._store.get_many(list(asking))
             except StoreUnavailableError as error:
                 _log.warning("waiters could not be served, trying again: %s", error)
                 await self._clock.sleep(1.0)
-                self._read_soon(names)
+                self._read_soon(asking)
                 continue
-            for name in names:
+            for name, waiters in asking.items():
                 operation = found.get(name)
                 if operation is None:
-                    self._settle(name, _Answer.GONE)
+                    _settle(waiters, _Answer.GONE)
                 elif operation.done:
-                    self._settle(name, operation)
+                    _settle(waiters, operation)
+                else:
+                    self._mark_read(name, waiters)
+
+    def _mark_read(self, name: str, waiters: Iterable[_Waiter]) -> None:
+        here = self._waiters.get(name, {})
+        here.update((waiter, True) for waiter in waiters if waiter in here)
 
     async def _poll(self) -> None:
         while True:
             await self._clock.sleep(self._poll_seconds)
             if self._waiters:
                 self._read_soon(self._waiters)
+
+
+def _settle(waiters: Iterable[_Waiter], answer: Operation | _Answer) -> None:
+    """Answer those who wait for an operation: it is done, or gone."""
+    for waiter in waiters:
+        _resolve(waiter, answer)
 
 
 def _resolve(waiter: _Waiter, answer: Operation | _Answer) -> None:
