@@ -245,19 +245,3 @@ async def test_what_ended_meanwhile_is_not_run(world, handler):
     await world.clock.advance(100)
     assert handler.names == []
     assert await world.state(name) == "FAILED"
-
-
-async def test_when_the_time_of_day_jumps_ahead_nobody_takes_what_others_are_at(world, handler):
-    method = world.method(handler)
-    lease = timedelta(seconds=30)
-    busy = await world.engine(method, lease=lease)
-    name = await world.begin()
-    idle = await world.engine(method, store=world.client(), lease=lease)
-    world.clock.jump(3600)
-    await world.insert(ready_time=world.clock.now())  # a hint, for which both look for work
-    await world.clock.advance(14)  # less than half a lease: the others renew within a third
-    assert (await world.get(name)).lease_epoch == 1
-    await world.clock.advance(40)
-    assert (await world.get(name)).lease_epoch == 1
-    assert handler.attempts == 2
-    assert busy.executor.refused_writes == idle.executor.refused_writes == 0

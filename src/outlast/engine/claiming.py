@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -54,17 +53,12 @@ class Claimer:
         """Whether a slot that becomes free may have something to run."""
         self._hint_missed = False
         """Whether a hint came for what a claim under way may be about to give."""
-        self._not_before = -math.inf
-        """Until when nothing is to be claimed, in monotonic seconds."""
 
     async def run(self, launch: Callable[[Claim, float], None]) -> None:
         """Claim until told to stop; hand on each claim with when it was asked for."""
         while not self.stopping:
             self._wake.clear()
-            if await self._leases.renew_after_jump():
-                # To this process the leases of others seem lost: they renew them meanwhile.
-                half = self._settings.lease.total_seconds() / 2
-                self._not_before = self._clock.monotonic() + half
+            await self._leases.renew_after_jump()
             pause = await self._claim(launch)
             timer = self._clock.call_later(pause, self._wake.set)
             await self._wake.wait()
@@ -95,10 +89,6 @@ class Claimer:
 
     async def _claim(self, launch: Callable[[Claim, float], None]) -> float:
         """Claim up to the free slots; return for how long there is nothing to claim."""
-        until_allowed = self._not_before - self._clock.monotonic()
-        if until_allowed > 0:
-            self._more = True
-            return until_allowed
         slots = self._workload.free_slots()
         poll = self._settings.poll_interval.total_seconds() * self._chance.uniform(0.5, 1)
         if not slots or self._leases.failing:

@@ -49,8 +49,8 @@ class LeaseKeeper:
             self._now.clear()
             self.failing = not await self._renew()
 
-    async def renew_after_jump(self) -> bool:
-        """Renew at once if the time of day has jumped ahead; return whether it has.
+    async def renew_after_jump(self) -> None:
+        """Renew at once if the time of day has jumped ahead.
 
         To the next claim every lease would seem lost, also of what runs here and now.
         """
@@ -59,8 +59,6 @@ class LeaseKeeper:
         if jump > self._margin_seconds:
             _log.warning("the time of day jumped ahead by %.0f s; leases are renewed", jump)
             self.failing = not await self._renew()
-            return True
-        return False
 
     async def fence_forever(self) -> None:
         """Stop what another worker may soon take; also while a renewal is under way."""
