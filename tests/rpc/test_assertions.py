@@ -10,7 +10,6 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 EXPLAINED = {
-    7: "needs gapic-generator; the same calls are made by google.api_core in tests/imaging",
     26: "no request of the services here has an etag",
     36: "there is no authentication yet: all operations belong to one principal",
     37: "there is no authentication yet: no credentials are asked for",
