@@ -99,7 +99,7 @@ class Claims:
     """When the next operation of the asked methods becomes ready, if nothing changes.
 
     None if none is known; in the past if more are ready than were given. Suspects do
-    not matter when no more of them may be given.
+    not matter when no more of them may be given, nor leases when none may be taken over.
     """
 
 
@@ -230,15 +230,16 @@ class OperationStore(ABC):
         lease: timedelta,
         *,
         suspects: int = 1,
+        take_over: bool = True,
     ) -> Claims:
         """Give a worker operations that are ready, the longest ready first.
 
         At most `limit` in all and `slots[method]` of each method; other methods are
         never given. At most `suspects` of them are suspects (`trial.is_suspect`); more
-        of these hold up nothing that is behind them. Ready are PENDING operations that are due and RUNNING ones whose
-        lease ran out. Each is given to one worker, under a lease with a new epoch and
-        of the given length. What `transitions.claim` ends instead is ended, and may
-        count towards these limits.
+        of these hold up nothing that is behind them. Ready are PENDING operations that
+        are due and, if it may `take_over`, RUNNING ones whose lease ran out. Each is
+        given to one worker, under a lease with a new epoch and of the given length.
+        What `transitions.claim` ends instead is ended, and may count towards these limits.
         """
 
     @abstractmethod

@@ -11,6 +11,7 @@ from outlast.engine.retry import RetryPolicy
 from outlast.testing.faults import AWAY, Fault, Hints
 
 LEASE = timedelta(seconds=30)
+OTHER_METHOD = "example.v1.Books/Bind"
 RIVAL_RESPONSE = Payload("example.v1.Book", b"of the rival")
 
 
@@ -269,3 +270,28 @@ async def test_the_clock_of_the_machine_may_jump(world, handler):
     await world.clock.advance(100)
     assert handler.cancelled == 0
     assert (await world.get(name)).attempt == 1
+
+
+@pytest.mark.usefixtures("engine")
+async def test_workers_let_each_other_be_when_the_time_of_day_jumps_ahead(world, handler):
+    names = [await world.begin()]
+    await world.engine(
+        world.method(handler), world.method(handler, name=OTHER_METHOD), store=world.client()
+    )
+    names.append(await world.begin(OTHER_METHOD))
+    world.clock.jump(3600)
+    await world.clock.advance(60)
+    assert handler.names == names
+    assert [(await world.get(name)).lease_epoch for name in names] == [1, 1]
+
+
+@pytest.mark.usefixtures("engine")
+async def test_after_a_jump_ahead_new_work_begins_and_lost_work_a_lease_later(world, handler):
+    lost = await world.insert()
+    await world.take()
+    world.clock.jump(3600)
+    await world.begin()
+    await world.clock.advance(29)
+    assert handler.attempts == 1
+    await world.clock.advance(3)
+    assert handler.names[1:] == [lost]

@@ -100,7 +100,12 @@ class Claimer:
         self._hint_missed = False
         try:
             claims = await self._store.claim(
-                self._worker, slots, free, self._settings.lease, suspects=suspects
+                self._worker,
+                slots,
+                free,
+                self._settings.lease,
+                suspects=suspects,
+                take_over=self._leases.may_take_over,
             )
         except StoreUnavailableError as error:
             _log.warning("no work can be claimed, trying again: %s", error)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from datetime import timedelta
+from math import inf
 
 from outlast.domain.errors import OutlastError
 from outlast.engine.running import Running, StopReason, Workload
@@ -34,6 +35,12 @@ class LeaseKeeper:
         self._margin_seconds = self._interval_seconds / 2
         self._now = asyncio.Event()
         self._was_ahead = self._ahead()
+        self._trusts_from = -inf
+
+    @property
+    def may_take_over(self) -> bool:
+        """Whether a lease that ran out is lost, and did not just seem to when the clock jumped."""
+        return self._clock.monotonic() >= self._trusts_from
 
     def renew_now(self) -> None:
         """Renew without waiting for the next turn: that tells what became of the leases."""
@@ -53,11 +60,13 @@ class LeaseKeeper:
         """Renew at once if the time of day has jumped ahead.
 
         To the next claim every lease would seem lost, also of what runs here and now.
+        What runs elsewhere is let be for the length of a lease: who lives renews by then.
         """
         before, self._was_ahead = self._was_ahead, self._ahead()
         jump = self._was_ahead - before
         if jump > self._margin_seconds:
             _log.warning("the time of day jumped ahead by %.0f s; leases are renewed", jump)
+            self._trusts_from = self._clock.monotonic() + self._lease.total_seconds()
             self.failing = not await self._renew()
 
     async def fence_forever(self) -> None:

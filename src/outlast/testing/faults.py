@@ -195,9 +195,13 @@ class FaultyStore(OperationStore):
         lease: timedelta,
         *,
         suspects: int = 1,
+        take_over: bool = True,
     ) -> Claims:
         return await self._call(
-            "claim", lambda: self._store.claim(worker, slots, limit, lease, suspects=suspects)
+            "claim",
+            lambda: self._store.claim(
+                worker, slots, limit, lease, suspects=suspects, take_over=take_over
+            ),
         )
 
     async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:

@@ -132,7 +132,14 @@ class StoreMachine(RuleBasedStateMachine):
         for fields in several:
             self.insert(limits={}, **fields)
         if taken:
-            self.claim("worker-1", values.SLOTS[0], taken, timedelta(seconds=10), suspects=1)
+            self.claim(
+                "worker-1",
+                values.SLOTS[0],
+                taken,
+                timedelta(seconds=10),
+                suspects=1,
+                take_over=True,
+            )
 
     @rule(fields=values.operations, limits=values.limits)
     def insert_one(self, fields: dict[str, Any], limits: dict[str, int]) -> None:
@@ -276,17 +283,27 @@ class StoreMachine(RuleBasedStateMachine):
         limit=st.integers(1, 4),
         lease=values.leases,
         suspects=st.integers(0, 2),
+        take_over=st.sampled_from([True, True, False]),
     )
     def claim(
-        self, worker: str, slots: dict[str, int], limit: int, lease: timedelta, suspects: int
+        self,
+        worker: str,
+        slots: dict[str, int],
+        limit: int,
+        lease: timedelta,
+        *,
+        suspects: int,
+        take_over: bool,
     ) -> None:
         for _ in range(100):
             now = self.clock.now()
-            ready = self.model.ready(slots, now)
-            if suspects == 0:
-                ready = {name: it for name, it in ready.items() if not is_suspect(it)}
+            ready = self.model.ready(slots, now, suspects=suspects > 0, take_over=take_over)
             after = {n: transitions.claim(it, worker, now, lease) for n, it in ready.items()}
-            claims = self._run(self.store.claim(worker, slots, limit, lease, suspects=suspects))
+            claims = self._run(
+                self.store.claim(
+                    worker, slots, limit, lease, suspects=suspects, take_over=take_over
+                )
+            )
             self._check_claims(claims, after)
             given = [ready[claim.operation.name] for claim in claims.claims]
             left = suspects - sum(map(is_suspect, given))
@@ -295,8 +312,9 @@ class StoreMachine(RuleBasedStateMachine):
                 self._check_turns(given, ready, slots, limit, suspects)
             unknown = {name for name, it in ready.items() if is_suspect(it) and not left}
             if self._settle_ended(claims, after, unknown):
-                expected = self.model.next_ready_time(slots, suspects=left > 0)
-                assert claims.next_ready_time == expected
+                assert claims.next_ready_time == self.model.next_ready_time(
+                    slots, suspects=left > 0, take_over=take_over
+                )
                 return
         raise AssertionError("claims do not come to an end")
 

@@ -34,20 +34,27 @@ class StoreModel:
         """Return the names of what waits to be swept."""
         return {name for name, it in self.records.items() if transitions.expired(it, now)}
 
-    def ready(self, methods: Iterable[str], now: datetime) -> dict[str, Operation]:
+    def ready(
+        self, methods: Iterable[str], now: datetime, *, suspects: bool, take_over: bool
+    ) -> dict[str, Operation]:
         """Return what a worker may take, hidden or not."""
         return {
             name: it
             for name, it in self.records.items()
-            if it.method in methods and it.ready_time is not None and it.ready_time <= now
+            if it.method in methods
+            and it.ready_time is not None
+            and it.ready_time <= now
+            and _may_be_given(it, suspects, take_over)
         }
 
-    def next_ready_time(self, methods: Iterable[str], *, suspects: bool) -> datetime | None:
+    def next_ready_time(
+        self, methods: Iterable[str], *, suspects: bool, take_over: bool
+    ) -> datetime | None:
         """Return when the first operation of some methods becomes ready, or became."""
         times = (
             it.ready_time
             for it in self.records.values()
-            if it.method in methods and (suspects or not is_suspect(it))
+            if it.method in methods and _may_be_given(it, suspects, take_over)
         )
         return min((time for time in times if time is not None), default=None)
 
@@ -143,7 +150,7 @@ class StoreModel:
 
     def _figures(self, method: str, now: datetime) -> QueueStats:
         unfinished = [it for it in self.records.values() if it.method == method and not it.done]
-        ready = self.ready([method], now)
+        ready = self.ready([method], now, suspects=True, take_over=True)
         states = [it.state for it in unfinished if it.name not in ready]
         visible = self.visible(now).values()
         first = min((it.ready_time or now for it in ready.values()), default=None)
@@ -178,3 +185,9 @@ class StoreModel:
 
 def _request_key(operation: Operation) -> tuple[str, str, str, str]:
     return operation.principal, operation.parent, operation.method, operation.request_id
+
+
+def _may_be_given(operation: Operation, suspects: bool, take_over: bool) -> bool:
+    return (suspects or not is_suspect(operation)) and (
+        take_over or operation.state is State.PENDING
+    )

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Self
 
 from outlast.domain.listing import Cursor
 from outlast.domain.operation import Operation, State
@@ -26,14 +27,29 @@ class _Descending(str):
         return str.__gt__(self, other)
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What decides whether a claim may be given an operation that is ready."""
+
+    suspect: bool
+    leased: bool
+
+    @classmethod
+    def of(cls, operation: Operation) -> Self:
+        return cls(is_suspect(operation), operation.state is State.RUNNING)
+
+
+_KINDS = [_Kind(suspect, leased) for suspect in (False, True) for leased in (False, True)]
+
+
 @dataclass(slots=True)
 class _Queue:
     """What one method has to do, and what it failed to do."""
 
-    moments: list[_Moment] = field(default_factory=list)
-    """A heap of ready times. Those that a record no longer has are dropped when met."""
-    suspects: list[_Moment] = field(default_factory=list)
-    """Another one, of those operations that run on trial."""
+    moments: dict[_Kind, list[_Moment]] = field(
+        default_factory=lambda: {kind: [] for kind in _KINDS}
+    )
+    """Heaps of ready times. Those that a record no longer has are dropped when met."""
     unfinished: set[str] = field(default_factory=set)
     dead_letters: set[str] = field(default_factory=set)
     pending: int = 0
@@ -83,15 +99,17 @@ class Records:
             yield self._by_name[places[index][1]]
 
     def longest_ready(
-        self, methods: Iterable[str], now: datetime, *, suspects: bool
+        self, methods: Iterable[str], now: datetime, *, suspects: bool, take_over: bool
     ) -> Operation | None:
-        """Return what has been ready the longest, suspects or not, None if nothing is."""
-        first = self._first(methods, suspects=suspects)
+        """Return what has been ready the longest and may be given, None if nothing is."""
+        first = self._first(methods, suspects, take_over)
         return None if first is None or first[0] > now else self._by_name[first[1]]
 
-    def next_ready_time(self, methods: Iterable[str], *, suspects: bool) -> datetime | None:
+    def next_ready_time(
+        self, methods: Iterable[str], *, suspects: bool, take_over: bool
+    ) -> datetime | None:
         """Return when the first operation of some methods becomes ready, or became."""
-        first = self._first(methods, suspects=suspects)
+        first = self._first(methods, suspects, take_over)
         return None if first is None else first[0]
 
     def first_to_expire(self) -> Operation | None:
@@ -194,22 +212,24 @@ class Records:
             if not redrives:
                 del self._redrives[operation.retried_from]
 
-    def _first(self, methods: Iterable[str], *, suspects: bool) -> _Moment | None:
+    def _first(self, methods: Iterable[str], suspects: bool, take_over: bool) -> _Moment | None:
         queues = [self._queues[it] for it in methods if it in self._queues]
-        heaps = [(queue.moments, False) for queue in queues]
-        if suspects:
-            heaps += [(queue.suspects, True) for queue in queues]
-        firsts = (self._first_of(heap, suspect) for heap, suspect in heaps)
+        kinds = [
+            kind
+            for kind in _KINDS
+            if (suspects or not kind.suspect) and (take_over or not kind.leased)
+        ]
+        firsts = (self._first_of(queue.moments[kind], kind) for queue in queues for kind in kinds)
         return min((first for first in firsts if first is not None), default=None)
 
-    def _first_of(self, moments: list[_Moment], suspect: bool) -> _Moment | None:
+    def _first_of(self, moments: list[_Moment], kind: _Kind) -> _Moment | None:
         while moments:
             moment, name = moments[0]
             operation = self._by_name.get(name)
             if (
                 operation is not None
                 and operation.ready_time == moment
-                and is_suspect(operation) == suspect
+                and _Kind.of(operation) == kind
             ):
                 return moment, name
             heapq.heappop(moments)
@@ -224,10 +244,9 @@ def _schedule(operation: Operation, before: Operation | None, queue: _Queue) -> 
     """Note when an operation becomes ready, if that is new."""
     if operation.ready_time is None:
         return
-    suspect = is_suspect(operation)
-    if before is None or (operation.ready_time, suspect) != (before.ready_time, is_suspect(before)):
-        moments = queue.suspects if suspect else queue.moments
-        heapq.heappush(moments, (operation.ready_time, operation.name))
+    kind = _Kind.of(operation)
+    if before is None or (operation.ready_time, kind) != (before.ready_time, _Kind.of(before)):
+        heapq.heappush(queue.moments[kind], (operation.ready_time, operation.name))
 
 
 def _place(operation: Operation) -> tuple[datetime, _Descending]:

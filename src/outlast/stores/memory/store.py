@@ -156,6 +156,7 @@ class MemoryStore(OperationStore):
         lease: timedelta,
         *,
         suspects: int = 1,
+        take_over: bool = True,
     ) -> Claims:
         with self._lock:
             now = self._clock.now()
@@ -163,7 +164,9 @@ class MemoryStore(OperationStore):
             claims: list[Claim] = []
             changes: list[Change] = []
             while len(claims) < limit:
-                operation = self._records.longest_ready(free, now, suspects=suspects > 0)
+                operation = self._records.longest_ready(
+                    free, now, suspects=suspects > 0, take_over=take_over
+                )
                 if operation is None:
                     break
                 suspect = is_suspect(operation)
@@ -176,7 +179,10 @@ class MemoryStore(OperationStore):
                     if free[after.method] == 0:
                         del free[after.method]
             self._changes.publish(changes)
-            return Claims(claims, self._records.next_ready_time(slots, suspects=suspects > 0))
+            next_ready_time = self._records.next_ready_time(
+                slots, suspects=suspects > 0, take_over=take_over
+            )
+            return Claims(claims, next_ready_time)
 
     async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
         return self.renew_from_thread(leases, duration)

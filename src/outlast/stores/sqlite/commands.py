@@ -219,6 +219,7 @@ class TakeReady(Command[Claims]):
     limit: int
     lease: timedelta
     suspects: int
+    take_over: bool
 
     def run(self, transaction: Transaction) -> Claims:
         transaction.flush()
@@ -228,7 +229,9 @@ class TakeReady(Command[Claims]):
         claims = self._take(transaction, self._ready(transaction, free))
         transaction.flush()
         given = sum(claim.operation.interruptions >= SUSPECT_FROM for claim in claims)
-        sql = statements.next_ready(len(self.slots), suspects=given < self.suspects)
+        sql = statements.next_ready(
+            len(self.slots), suspects=given < self.suspects, take_over=self.take_over
+        )
         (moment,) = transaction.connection.execute(sql, list(self.slots)).fetchone()
         return Claims(claims, from_micros(moment))
 
@@ -242,7 +245,9 @@ class TakeReady(Command[Claims]):
             for method in free:
                 parameters += [method, now, self.suspects]
         limit = self.limit + self.suspects * len(free)
-        sql = statements.select_ready(len(free), suspects=self.suspects > 0)
+        sql = statements.select_ready(
+            len(free), suspects=self.suspects > 0, take_over=self.take_over
+        )
         rows = transaction.connection.execute(sql, [*parameters, limit]).fetchall()
         left, suspects = dict(free), self.suspects
         ids: list[int] = []

@@ -173,21 +173,23 @@ def renew_leases(rows: int) -> str:
 
 
 @cache
-def select_ready(methods: int, *, suspects: bool) -> str:
+def select_ready(methods: int, *, suspects: bool, take_over: bool = True) -> str:
     """Find what is ready: (method, now, slots) of each method, then the limit.
 
     With suspects, (method, now, how many of them) of each method follow on the first.
     """
+    state = "" if take_over else "AND state = 'PENDING'"
     one = f"""
     SELECT * FROM (
         SELECT id, ready_time, method, 0 AS suspect FROM operations
-        WHERE method = ? AND ready_time <= ? AND NOT {_SUSPECT} ORDER BY ready_time LIMIT ?
+        WHERE method = ? AND ready_time <= ? AND NOT {_SUSPECT} {state}
+        ORDER BY ready_time LIMIT ?
     )
     """
     suspect = f"""
     SELECT * FROM (
         SELECT id, ready_time, method, 1 FROM operations
-        WHERE method = ? AND ready_time <= ? AND interruptions > 0 AND {_SUSPECT}
+        WHERE method = ? AND ready_time <= ? AND interruptions > 0 AND {_SUSPECT} {state}
         ORDER BY ready_time LIMIT ?
     )
     """
@@ -196,12 +198,14 @@ def select_ready(methods: int, *, suspects: bool) -> str:
 
 
 @cache
-def next_ready(methods: int, *, suspects: bool) -> str:
+def next_ready(methods: int, *, suspects: bool, take_over: bool = True) -> str:
     """Find when something of some methods becomes ready, or was ready first."""
+    tests = "" if suspects else f"AND NOT {_SUSPECT}"
+    tests += "" if take_over else " AND state = 'PENDING'"
     one = f"""
     SELECT * FROM (
         SELECT ready_time AS moment FROM operations
-        WHERE method = ? AND ready_time IS NOT NULL {"" if suspects else f"AND NOT {_SUSPECT}"}
+        WHERE method = ? AND ready_time IS NOT NULL {tests}
         ORDER BY ready_time LIMIT 1
     )
     """

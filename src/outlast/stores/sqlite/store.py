@@ -212,8 +212,9 @@ class SqliteStore(OperationStore):
         lease: timedelta,
         *,
         suspects: int = 1,
+        take_over: bool = True,
     ) -> Claims:
-        return await self._writer.run(TakeReady(worker, slots, limit, lease, suspects))
+        return await self._writer.run(TakeReady(worker, slots, limit, lease, suspects, take_over))
 
     async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
         return await self._writer.run(Renew(leases, duration))

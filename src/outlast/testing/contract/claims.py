@@ -45,6 +45,25 @@ class ClaimContract(ContractFixtures):
         assert not claims.claims
         assert claims.next_ready_time is None
 
+    @pytest.mark.parametrize("losses", [0, 2])
+    async def test_a_claim_that_may_not_take_over_is_given_only_what_waits(
+        self, driver: Driver, store: OperationStore, clock: ManualClock, losses: int
+    ) -> None:
+        running = await driver.insert()
+        for _ in range(losses + 1):
+            await driver.claim_one()
+            await driver.lose_lease()
+        waiting = await driver.insert(ready_time=clock.now() + timedelta(seconds=7))
+        early = await store.claim("worker-2", {METHOD: 5}, 5, LEASE, take_over=False)
+        assert not early.claims
+        assert early.next_ready_time == waiting.ready_time
+        await clock.advance(7)
+        later = await store.claim("worker-2", {METHOD: 5}, 5, LEASE, take_over=False)
+        assert [claim.operation.name for claim in later.claims] == [waiting.name]
+        assert later.next_ready_time is None
+        taken = await store.claim("worker-2", {METHOD: 5}, 5, LEASE)
+        assert [claim.operation.name for claim in taken.claims] == [running.name]
+
     async def test_the_longest_ready_is_given_first_of_whatever_method(
         self, driver: Driver, store: OperationStore, clock: ManualClock
     ) -> None:
