@@ -30,7 +30,7 @@ from outlast.ports import (
     QueueStats,
     Renewal,
 )
-from outlast.stores.memory.feed import LocalFeed
+from outlast.stores.feed import LocalFeed
 from outlast.stores.memory.records import Records
 
 

@@ -18,7 +18,6 @@ from outlast.domain.status import Payload
 from outlast.domain.transitions import Outcome
 from outlast.ports import (
     ChangeFeed,
-    Changes,
     Claims,
     Clock,
     Inserted,
@@ -26,6 +25,7 @@ from outlast.ports import (
     QueueStats,
     Renewal,
 )
+from outlast.stores.feed import LocalFeed
 from outlast.stores.sqlite import statements
 from outlast.stores.sqlite.cache import RecordCache
 from outlast.stores.sqlite.commands import (
@@ -74,7 +74,7 @@ class SqliteStore(OperationStore):
     def __init__(self, file: StoreFile, clock: Clock) -> None:
         self._file = file
         self._clock = clock
-        self._feed = _Feed()
+        self._feed = LocalFeed()
         self._cache = RecordCache()
         self._reader_thread = ThreadPoolExecutor(1, thread_name_prefix="outlast-sqlite-reader")
         backlog, recent = Backlog(), Recent()
@@ -363,27 +363,3 @@ class SqliteStore(OperationStore):
         self._writer.join()
         self._reader_thread.shutdown()
         self._file.close()
-
-
-class _Feed(ChangeFeed):
-    """Tells listeners in this process."""
-
-    def __init__(self) -> None:
-        self._listeners: dict[object, Callable[[Changes], None]] = {}
-
-    def subscribe(self, listener: Callable[[Changes], None]) -> Callable[[], None]:
-        subscription = object()
-        self._listeners[subscription] = listener
-
-        def unsubscribe() -> None:
-            self._listeners.pop(subscription, None)
-
-        return unsubscribe
-
-    def publish(self, changes: Changes) -> None:
-        """Tell every listener, whatever another one does."""
-        for listener in tuple(self._listeners.values()):
-            try:
-                listener(changes)
-            except Exception:  # noqa: BLE001  # the others are to hear of it all the same
-                _log.exception("a listener of changes failed")
