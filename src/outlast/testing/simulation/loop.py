@@ -44,11 +44,6 @@ class Host:
         self._stalled = 0.0
         self._paused_at = 0.0
 
-    @property
-    def runnable(self) -> bool:
-        """Whether it has something to do, and may."""
-        return bool(self.ready) and not self.paused
-
     def stalled(self, now: float) -> float:
         """Return for how many seconds it has stood still in all."""
         return self._stalled + (now - self._paused_at if self.paused else 0.0)
@@ -164,7 +159,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             _, _, _, owner, timer = heapq.heappop(self._timers)
             if owner.alive and not timer.cancelled():
                 owner.ready.append(timer)
-        hosts = [host for host in self._hosts if host.runnable]
+        hosts = [host for host in self._hosts if host.ready and not host.paused]
         if not hosts:
             self._jump()
             return
