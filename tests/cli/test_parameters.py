@@ -36,19 +36,21 @@ def test_a_setting_of_the_engine_is_a_count_or_a_duration():
     ("text", "message"),
     [
         ("max_pending", "NAME=VALUE"),
-        ("nothing=1", "^there is no setting 'nothing'. The settings are: concurrency, lease"),
-        ("max_pending=0", "whole number"),
+        ("nothing=1", r"^there is no setting 'nothing'\. The settings are:\n  concurrency, lease"),
+        ("max_pendin=1", r"^there is no setting 'max_pendin'\. Did you mean max_pending\?$"),
+        ("max_pending=0", "^max_pending: .* whole number"),
         ("max_pending=-1", "whole number"),
         ("max_pending=many", "whole number"),
         ("max_pending=\u0661", "whole number"),
-        ("max_wait=0s", "more than 0"),
+        ("max_wait=0s", "^max_wait: must be more than 0"),
         ("max_wait=never", "must have an end"),
-        ("max_wait=soon", "not a duration"),
+        ("max_wait=soon", "^max_wait: 'soon' is not a duration"),
     ],
 )
 def test_what_is_no_setting_of_the_engine_is_refused(text, message):
-    with pytest.raises(click.BadParameter, match=message):
+    with pytest.raises(click.BadParameter, match=message) as refused:
         engine_setting(text)
+    assert all(len(line) <= 80 for line in refused.value.message.splitlines())
 
 
 @pytest.mark.parametrize("text", ["x", "0", "-1", "1.5", "\u0661", ""])

@@ -12,6 +12,8 @@ from google.longrunning import operations_pb2
 from grpc_health.v1 import health_pb2
 from outlastapi.v1.operation_metadata_pb2 import OperationMetadata
 
+from outlast.cli.exit_codes import ExitCode
+
 SCRIPT = "outlastapi.script.v1.ScriptService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -272,5 +274,5 @@ def test_a_second_signal_ends_a_server_whose_event_loop_a_handler_blocks(serve, 
     eventually(lambda: "the event loop stands still" in server.log)
     server.terminate()
     server.process.send_signal(signal.SIGINT)  # two of a kind may be taken for one
-    assert server.process.wait(30) == 1
+    assert server.process.wait(30) == ExitCode.CANNOT_SERVE
     assert "does not take notice of signals" in server.log

@@ -2,8 +2,11 @@
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import fields
 from datetime import timedelta
+from difflib import get_close_matches
+from textwrap import fill
 from typing import Any
 
 import click
@@ -88,17 +91,26 @@ def engine_setting(text: str) -> tuple[str, int | timedelta]:
     """Return the name and the value of a setting of the engine, `name=value`."""
     name, separator, value = text.partition("=")
     kinds = {field.name: type(field.default) for field in fields(EngineSettings)}
-    names = ", ".join(kinds)
     if not separator:
-        raise click.BadParameter(f"{text!r} is not NAME=VALUE. The settings are: {names}.")
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE, such as max_pending=500.")
     if name not in kinds:
-        raise click.BadParameter(f"there is no setting {name!r}. The settings are: {names}.")
-    if kinds[name] is timedelta:
-        return name, timedelta(seconds=positive_duration(value))
+        raise click.BadParameter(f"there is no setting {name!r}. {_settings_meant(name, kinds)}")
     try:
+        if kinds[name] is timedelta:
+            return name, timedelta(seconds=positive_duration(value))
         return name, count(value)
     except click.BadParameter as error:
         raise click.BadParameter(f"{name}: {error.message}") from None
+
+
+def _settings_meant(name: str, names: Collection[str]) -> str:
+    """Return the setting that was probably meant, or all that there are, in lines."""
+    close = get_close_matches(name, names, n=1)
+    if close:
+        return f"Did you mean {close[0]}?"
+    return "The settings are:\n" + fill(
+        ", ".join(names), initial_indent="  ", subsequent_indent="  "
+    )
 
 
 def header(text: str) -> tuple[str, str]:

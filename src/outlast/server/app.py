@@ -35,6 +35,8 @@ _MAX_MESSAGE_BYTES = 2**31 - 1  # as many as gRPC can be told
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _STUCK_SECONDS = 3.0
 """How long the event loop has to take notice of a second signal."""
+_STUCK_EXIT_CODE = 8
+"""That of the `outlast` command for a server that broke down."""
 _CLOSE_SECONDS = 1.0
 """How long calls that are being answered have when everything else is done."""
 
@@ -202,7 +204,7 @@ def _end_if_stuck(hurried: asyncio.Event) -> None:
     def end() -> None:
         if not hurried.is_set():
             _log.critical("the event loop does not take notice of signals; the process ends")
-            os._exit(1)
+            os._exit(_STUCK_EXIT_CODE)
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         nonlocal count
