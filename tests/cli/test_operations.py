@@ -247,13 +247,13 @@ def test_cancel_says_of_what_is_done_that_it_is(run, foreign):
     assert foreign.operations["operations/a"].HasField("response")
 
 
-def test_delete_says_of_what_is_not_done_that_its_work_goes_on(run, foreign, types):
+def test_delete_says_of_what_is_not_done_that_it_is_not_cancelled(run, foreign, types):
     foreign.succeed("operations/a", "done")
     foreign.add("operations/b", metadata=types.metadata(state=OperationMetadata.RUNNING))
     done = run("operations", "delete", "operations/a", server=foreign)
     assert done.stdout == "Deleted operations/a.\n"
     running = run("operations", "delete", "operations/b", server=foreign)
-    assert running.stdout.startswith("Deleted operations/b.\nIt was RUNNING: its work goes on")
+    assert running.stdout.startswith("Deleted operations/b.\nIt was RUNNING, and is not cancelled;")
 
 
 @pytest.mark.parametrize("name", ["operations/a", "p/1/operations/a"])

@@ -114,7 +114,7 @@ async def test_taking_over_from_a_worker_that_was_lost_is_told(world, handler, t
     assert told() == [
         (
             "WARNING",
-            f"attempt 1 of 3 of operation {name} takes over: its worker was lost, 1 in a row",
+            f"operation {name} is run again, as attempt 1 of 3: its worker was lost, 1 in a row",
         )
     ]
 

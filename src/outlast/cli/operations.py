@@ -293,4 +293,4 @@ def delete_operation(connection: Connection, name: str, timeout: float) -> None:
         client.delete(name)
     click.echo(f"Deleted {printable(name)}.")
     if not snapshot.done:
-        click.echo(f"It was {snapshot.state}: its work goes on, but nobody will see the result.")
+        click.echo(f"It was {snapshot.state}, and is not cancelled; nobody will see its result.")

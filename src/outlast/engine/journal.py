@@ -23,10 +23,10 @@ def log_claimed(operation: Operation) -> None:
     """Tell of an operation that was claimed, if its last worker was lost."""
     if operation.last_error == WORKER_LOST:
         _log.warning(
-            "attempt %d of %d of operation %s takes over: its worker was lost, %d in a row",
+            "operation %s is run again, as attempt %d of %d: its worker was lost, %d in a row",
+            operation.name,
             operation.attempt,
             operation.max_attempts,
-            operation.name,
             operation.interruptions,
         )
 
