@@ -27,6 +27,7 @@ class Admin(operations_admin_pb2_grpc.OperationsAdminServiceServicer):
     foreign: Any
     address: str = ""
     dead: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
     attempts: list[admin_pb2.OperationAttempt] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
     headers: dict[str, Any] = field(default_factory=dict)
@@ -39,8 +40,10 @@ class Admin(operations_admin_pb2_grpc.OperationsAdminServiceServicer):
 
     def RedriveOperation(self, request, context):
         self._called(request, context)
+        if request.name in self.unknown:
+            context.abort(grpc.StatusCode.NOT_FOUND, "there is none")
         if request.name not in self.dead:
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{request.name} is RUNNING")
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "it is RUNNING")
         new = f"{request.name}-again"
         self.foreign.succeed(new, "done at last")
         return operations_pb2.Operation(name=new)
@@ -99,14 +102,22 @@ def test_retry_as_json_is_a_line_for_each(run, admin):
     }
 
 
-def test_retry_ends_at_the_first_that_cannot_be_retried(run, admin):
+def test_retry_tries_every_name_and_exits_with_the_first_failure(run, admin):
     admin.dead = ["operations/a", "operations/c"]
-    names = ("operations/a", "operations/b", "operations/c")
+    admin.unknown = ["operations/d"]
+    names = ("operations/a", "operations/b", "operations/c", "operations/d")
     result = run("operations", "retry", *names, server=admin)
     assert result.exit_code == ExitCode.RPC_ERROR
-    assert result.stdout == "operations/a is retried as operations/a-again\n"
-    assert "operations/b is RUNNING (FAILED_PRECONDITION)" in result.stderr
-    assert len(admin.requests) == 2
+    assert result.stdout.splitlines() == [
+        "operations/a is retried as operations/a-again",
+        "operations/c is retried as operations/c-again",
+    ]
+    assert result.stderr.splitlines() == [
+        "Error: operations/b: it is RUNNING (FAILED_PRECONDITION)",
+        "Error: operations/d: there is none (NOT_FOUND)",
+    ]
+    result = run("operations", "retry", *reversed(names), server=admin)
+    assert result.exit_code == ExitCode.NOT_FOUND
 
 
 def test_retry_can_wait_for_the_result(run, admin):
@@ -138,7 +149,7 @@ def test_retry_of_dead_letters_needs_no_filter_and_may_have_one(run, admin):
     run("operations", "retry", "--dead", "--filter", "a OR b", server=admin)
     assert {request.parent for request in admin.requests} == {"-"}
     filters = [request.filter for request in admin.requests]
-    assert filters == ["dead_letter = true", "dead_letter = true AND (a OR b)"]
+    assert filters == ["dead_letter = true", "a OR b AND dead_letter = true"]
 
 
 def test_retry_keeps_to_its_limit(run, admin):
@@ -157,6 +168,9 @@ def test_retry_says_what_it_did_before_the_queue_was_full(run, admin):
     assert result.exit_code == ExitCode.RPC_ERROR
     assert len(result.stdout.splitlines()) == 4
     assert result.stderr.startswith("Retried 4, skipped 0.\nError: the queue is full")
+    admin.full_after = 0
+    result = run("operations", "retry", "--dead", server=admin)
+    assert result.stderr.startswith("Error: the queue is full")
 
 
 @pytest.mark.parametrize(
@@ -166,6 +180,8 @@ def test_retry_says_what_it_did_before_the_queue_was_full(run, admin):
         ("operations/a", "--limit", "3"),
         ("p/1", "p/2", "--dead"),
         ("operations/a", "operations/b", "--wait"),
+        ("shelves/1",),
+        ("operations/a", "shelves/1/operations"),
         ("--dead", "--wait"),
         ("--dead", "--limit", "0"),
     ],
@@ -285,7 +301,7 @@ def test_list_can_ask_for_dead_letters(run, foreign):
     assert foreign.headers["x-goog-request-params"] == "name=-"
     foreign.filters.clear()
     run("operations", "list", "p/1", "--dead", "--filter", "a OR b", server=foreign)
-    assert foreign.filters == ["dead_letter = true AND (a OR b)"]
+    assert foreign.filters == ["a OR b AND dead_letter = true"]
     assert foreign.headers["x-goog-request-params"] == "name=p%2F1"
 
 
@@ -312,9 +328,28 @@ def test_a_server_that_refuses_every_parent_is_asked_for_none(run, admin, foreig
 @pytest.mark.parametrize("command", ["list", "retry"])
 def test_a_filter_that_is_refused_is_not_taken_for_the_parent(run, admin, foreign, command):
     foreign.refuse = ("-", bad_request(NAMES_THE_FILTER))
-    result = run("operations", command, "--dead", server=admin)
+    result = run("operations", command, "--dead", "--filter", "what", server=admin)
     assert result.exit_code == ExitCode.RPC_ERROR
-    assert NO_LIST not in result.stderr
+    error, *_, sent = result.stderr.splitlines()
+    assert error == "Error: what? (INVALID_ARGUMENT)"
+    assert sent == "  the filter that was sent: what AND dead_letter = true"
+
+
+@pytest.mark.parametrize("command", ["list", "retry"])
+@pytest.mark.parametrize("options", [(), ("--dead",)], ids=["filter", "dead letters"])
+def test_every_parent_that_was_asked_for_by_name_is_refused(run, admin, foreign, command, options):
+    foreign.refuse = ("-", bad_request(NAMES_THE_PARENT))
+    arguments = (command, "-", "--filter", "state = FAILED", *options)
+    result = run("operations", *arguments, server=admin)
+    assert result.exit_code == ExitCode.RPC_ERROR
+    assert (result.stdout, result.stderr.splitlines()[0]) == ("", "Error: what? (INVALID_ARGUMENT)")
+    assert len(admin.requests) == (command == "retry")
+
+
+def test_a_retry_that_is_given_a_parent_says_what_it_needs(run, admin):
+    result = run("operations", "retry", "shelves/1", server=admin)
+    assert "'shelves/1' is not the NAME of an operation" in result.stderr
+    assert "give --filter or --dead" in result.stderr
 
 
 def bad_request(violations):

@@ -154,6 +154,22 @@ def test_a_bad_request_is_explained_once(run):
         server.stop()
 
 
+@pytest.mark.parametrize("command", ["list", "retry"])
+def test_a_filter_with_dead_letters_is_wrong_where_it_was_given(run, command):
+    with serving("--script", *ANYWHERE, "--store", "memory:") as server:
+        for filter_, position in {"a OR": 6, "nope = 1": 1, "(a OR b": 1, "a) OR (b": 2}.items():
+            arguments = (command, "--dead", "--filter", filter_, "--address", server.address)
+            result = run("operations", *arguments)
+            assert result.exit_code == ExitCode.RPC_ERROR
+            error, *_, sent = result.stderr.splitlines()
+            assert f"(at character {position})" in error
+            assert sent == f"  the filter that was sent: {filter_} AND dead_letter = true"
+        result = run("operations", command, "-", "--filter", "a", "--address", server.address)
+        assert result.exit_code == ExitCode.RPC_ERROR
+        assert "every parent, is supported with `dead_letter = true` only" in result.stderr
+        server.stop()
+
+
 def test_the_ready_line_names_the_real_port_the_store_and_the_services():
     with serving(*GREETER, *ANYWHERE, "--store", "memory:") as server:
         assert not server.address.endswith(":0")

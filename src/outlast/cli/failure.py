@@ -18,6 +18,10 @@ class Failure(Exception):  # noqa: N818 - not a fault of the program
         self.exit_code = exit_code
         self.lines = tuple(printable(line) for line in (message, *details) if line)
 
+    def add_detail(self, detail: str) -> None:
+        """Say one more thing, below all others."""
+        self.lines = (*self.lines, printable(detail))
+
     def show(self) -> None:
         """Print the message and its details to stderr."""
         first, *others = self.lines

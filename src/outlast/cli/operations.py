@@ -2,18 +2,18 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
 from outlast.cli.connection import Connection, connection_options
+from outlast.cli.failure import InvalidArgumentFailure
 from outlast.cli.outcome import see_through
 from outlast.cli.parameters import NEVER, answer_timeout, count, duration
 from outlast.cli.render import print_attempts, print_json, print_operation, print_operations
 from outlast.cli.snapshot import Snapshot
 from outlast.cli.text import printable
-from outlast.domain.names import EVERY_PARENT
 
 if TYPE_CHECKING:
     from outlast.cli.client import OperationsClient
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _ROOT = "operations"
 DEFAULT_LIMIT = 50
 DEAD_LETTERS = "dead_letter = true"
+
+_NAME = re.compile(r"(?:.*/)?operations/[^/]+")
+"""The names of operations, and no parent's."""
 
 _timeout = click.option(
     "--timeout",
@@ -89,11 +92,10 @@ def list_operations(
     if everything and limit is not None:
         raise click.UsageError("--limit and --all contradict each other: give one of them.")
     _check_parent(parent, "show it with: outlast operations get")
-    with _connect(connection, timeout) as client:
+    with _connect(connection, timeout) as client, _narrowed(filter_, dead=dead) as narrowed:
         # As in _connect: it imports what gRPC needs.
         from outlast.cli.everywhere import list_everywhere  # noqa: PLC0415
 
-        narrowed = _narrowed(filter_, dead=dead)
         if dead and not parent:
             found = list_everywhere(client, narrowed, page_size or 0)
         else:
@@ -108,14 +110,27 @@ def list_operations(
 
 def _check_parent(parent: str, advice: str) -> None:
     """Raise UsageError for the name of an operation; the server would find nothing under it."""
-    if re.fullmatch(r"(?:.*/)?operations/[^/]+", parent):
+    if _NAME.fullmatch(parent):
         raise click.UsageError(f"{parent} is no PARENT but an operation: {advice} {parent}")
 
 
-def _narrowed(filter_: str, *, dead: bool) -> str:
-    if not dead:
-        return filter_
-    return f"{DEAD_LETTERS} AND ({filter_})" if filter_.strip() else DEAD_LETTERS
+@contextmanager
+def _narrowed(filter_: str, *, dead: bool) -> Iterator[str]:
+    """Yield what is to be sent for a filter; if that is refused, the error shows it.
+
+    What was given comes first, so that the positions in an error are positions in it. No
+    parentheses are needed: nothing binds looser than AND.
+    """
+    if not (dead and filter_.strip()):
+        yield DEAD_LETTERS if dead else filter_
+        return
+    sent = f"{filter_} AND {DEAD_LETTERS}"
+    try:
+        yield sent
+    except InvalidArgumentFailure as failure:
+        if "filter" in failure.fields:
+            failure.add_detail(f"the filter that was sent: {sent}")
+        raise
 
 
 def _up_to(limit: int, snapshots: Iterable[Snapshot]) -> Iterator[Snapshot]:
@@ -196,29 +211,27 @@ def retry_operations(
     """Do the work of operations that failed or were cancelled again.
 
     Of Outlast servers. Each is retried as a new operation, which goes on after the recorded
-    steps of the old one. Give their NAMEs; or --filter or --dead, for what is found
-    under PARENT and was not retried before; without a PARENT under every one with --dead,
-    otherwise among what has none. With --json a line of JSON for each.
+    steps of the old one. Give their NAMEs, all of which are tried; or --filter or --dead, for
+    what is found under PARENT and was not retried before; without a PARENT under every one
+    with --dead, otherwise among what has none. With --json a line of JSON for each.
     """
     bulk = dead or bool(filter_.strip())
-    parent = names[0] if names else EVERY_PARENT if dead else ""
     _check_retry(names, bulk=bulk, limit=limit, wait=wait)
     with _connect(connection, timeout) as client:
         # As above: it imports what gRPC needs.
-        from outlast.cli.retrying import retry_found, say_retried  # noqa: PLC0415
+        from outlast.cli.retrying import retry_found, retry_named, say_retried  # noqa: PLC0415
 
         if bulk:
-            narrowed = _narrowed(filter_, dead=dead)
-            retry_found(client.admin, parent, narrowed, limit, as_json=as_json)
-            return
-        for name in names:
-            retried = client.admin.redrive(name)
-            if wait:
-                if not as_json:
-                    say_retried(name, retried.name, as_json=False, err=True)
-                see_through(client, retried.name, as_json=as_json)
-            else:
-                say_retried(name, retried.name, as_json=as_json)
+            parent = names[0] if names else None if dead else ""
+            with _narrowed(filter_, dead=dead) as narrowed:
+                retry_found(client.admin, parent, narrowed, limit, as_json=as_json)
+        elif wait:
+            retried = client.admin.redrive(names[0])
+            if not as_json:
+                say_retried(names[0], retried.name, as_json=False, err=True)
+            see_through(client, retried.name, as_json=as_json)
+        else:
+            retry_named(client.admin, names, as_json=as_json)
 
 
 def _check_retry(names: tuple[str, ...], *, bulk: bool, limit: int | None, wait: bool) -> None:
@@ -229,8 +242,14 @@ def _check_retry(names: tuple[str, ...], *, bulk: bool, limit: int | None, wait:
         raise click.UsageError("--limit is for --filter and --dead.")
     if bulk and len(names) > 1:
         raise click.UsageError("with --filter and --dead, give one PARENT at most.")
-    for parent in names if bulk else ():
-        _check_parent(parent, "retry it with: outlast operations retry")
+    for name in names:
+        if bulk:
+            _check_parent(name, "retry it with: outlast operations retry")
+        elif not _NAME.fullmatch(name):
+            raise click.UsageError(
+                f"{name!r} is not the NAME of an operation; for what is found under a PARENT "
+                "give --filter or --dead."
+            )
     if wait and (bulk or len(names) > 1):
         raise click.UsageError("--wait is for one NAME.")
 
