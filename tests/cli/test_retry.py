@@ -215,21 +215,22 @@ def test_attempts_says_when_where_and_why(run, admin):
             error=status_pb2.Status(code=code_pb2.ABORTED, message="the worker was\x1b[2J lost"),
         ),
         admin_pb2.OperationAttempt(
-            attempt=2,
+            attempt=1,
             worker=WORKER,
             start_time={"seconds": 1_700_000_100},
             outcome=admin_pb2.OperationAttempt.RUNNING,
+            counted=True,
         ),
     ]
     result = run("operations", "attempts", "operations/a", server=admin)
     lost = "1\tLOST\t2023-11-14 22:13:20Z\t2023-11-14 22:14:20Z"
     assert result.stdout.splitlines() == [
-        f"{lost}\ta-worker\tthe worker was[2J lost (ABORTED)",
-        "2\tRUNNING\t2023-11-14 22:15:00Z\t\ta-worker\t",
+        f"{lost}\ta-worker\tthe worker was[2J lost (ABORTED)\tuncounted",
+        "1\tRUNNING\t2023-11-14 22:15:00Z\t\ta-worker\t\tcounted",
     ]
     lines = run("operations", "attempts", "operations/a", "--json", server=admin).stdout
     first, second = map(json.loads, lines.splitlines())
-    assert (first["outcome"], second["attempt"]) == ("LOST", 2)
+    assert (first["outcome"], second["counted"]) == ("LOST", True)
 
 
 @pytest.fixture
@@ -243,10 +244,24 @@ def test_attempts_are_a_table_on_a_terminal(run, admin):
     assert (none.stdout, none.stderr) == ("", "No attempts.\n")
     error = status_pb2.Status(code=code_pb2.ABORTED, message="[red]lost[/red]")
     failed = admin_pb2.OperationAttempt.FAILED
-    admin.attempts = [admin_pb2.OperationAttempt(attempt=1, outcome=failed, error=error)]
+    admin.attempts = [
+        admin_pb2.OperationAttempt(attempt=1, outcome=failed, error=error, counted=True)
+    ]
     heading, row = run("operations", "attempts", "operations/a", server=admin).stdout.splitlines()
     assert heading.split() == ["ATTEMPT", "OUTCOME", "STARTED", "ENDED", "WORKER", "ERROR"]
     assert row.split() == ["1", "FAILED", "[red]lost[/red]", "(ABORTED)"]
+
+
+@pytest.mark.usefixtures("terminal")
+def test_the_table_marks_attempts_that_did_not_count(run, admin):
+    lost = admin_pb2.OperationAttempt.LOST
+    admin.attempts = [
+        admin_pb2.OperationAttempt(attempt=number, outcome=lost, counted=counted)
+        for number, counted in ((1, False), (1, True), (2, True))
+    ]
+    _, *rows, note = run("operations", "attempts", "a", server=admin).stdout.splitlines()
+    assert [row.split() for row in rows] == [["1*", "LOST"], ["1", "LOST"], ["2", "LOST"]]
+    assert note == "* does not count: the next attempt has its number."
 
 
 DAY = 86_400
@@ -274,6 +289,7 @@ def test_a_narrow_terminal_shows_why_attempts_failed(run, admin, width, apart, c
             end_time={"seconds": NOVEMBER + number * apart},
             outcome=admin_pb2.OperationAttempt.FAILED,
             error=error,
+            counted=True,
         )
         for number in range(2)
     ]
@@ -303,6 +319,29 @@ def test_list_can_ask_for_dead_letters(run, foreign):
     run("operations", "list", "p/1", "--dead", "--filter", "a OR b", server=foreign)
     assert foreign.filters == ["a OR b AND dead_letter = true"]
     assert foreign.headers["x-goog-request-params"] == "name=p%2F1"
+
+
+LETTER = "shelves/1/operations/5a3c1f0e-7d7c-4b8e-9d55-3f"
+
+
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (200, f"{LETTER}  UNAVAILABLE: {'no paper ' * 5}n…  a.Press/Print  2023-11-14 22:13:20Z"),
+        (100, f"{LETTER}  UNAVAILABLE: {'no paper ' * 4}n…"),
+        (20, f"{LETTER}  UNAVAILABLE: no pap…"),
+    ],
+)
+@pytest.mark.usefixtures("terminal")
+def test_the_table_of_dead_letters_says_what_they_failed_with(run, foreign, types, width, line):
+    failure = status_pb2.Status(code=code_pb2.UNAVAILABLE, message="no paper " * 10)
+    metadata = types.metadata(verb="a.Press/Print", create_time={"seconds": NOVEMBER})
+    foreign.put(operations_pb2.Operation(name=LETTER, done=True, error=failure, metadata=metadata))
+    columns = {"COLUMNS": f"{width}"}
+    result = run("operations", "list", "shelves/1", "--dead", server=foreign, env=columns)
+    heading, row = result.stdout.splitlines()
+    assert heading.split() == ["NAME", "ERROR", "METHOD", "CREATED"][: 4 if width == 200 else 2]
+    assert row.rstrip() == line
 
 
 NO_LIST = "The server has no list across parents: only what has no parent is found.\n"

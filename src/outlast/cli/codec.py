@@ -62,6 +62,7 @@ def attempt_of(attempt: OperationAttempt, types: DescriptorPool) -> Attempt:
         start_time=_time(attempt, "start_time"),
         end_time=_time(attempt, "end_time"),
         error=describe(attempt.error) if attempt.HasField("error") else None,
+        counted=attempt.counted,
     )
 
 

@@ -85,9 +85,9 @@ def list_operations(
     """List the operations under PARENT, or those that have no parent.
 
     With --dead and no PARENT, the dead letters under every parent; there is no other
-    list across parents. On a terminal as a table; otherwise a line for each operation with its name,
-    state, progress, method and time of creation, separated by tabs. With --json a
-    line of JSON for each operation.
+    list across parents. On a terminal as a table, with --dead of what they failed with;
+    otherwise a line for each operation with its name, state, progress, method and time of
+    creation, separated by tabs. With --json a line of JSON for each operation.
     """
     if everything and limit is not None:
         raise click.UsageError("--limit and --all contradict each other: give one of them.")
@@ -105,7 +105,7 @@ def list_operations(
             for snapshot in shown:
                 print_json(snapshot.document)
         else:
-            print_operations(shown)
+            print_operations(shown, dead=dead)
 
 
 def _check_parent(parent: str, advice: str) -> None:
@@ -165,8 +165,9 @@ def list_attempts(connection: Connection, name: str, as_json: bool, timeout: flo
     """Show the attempts to do the work of the operation NAME, the oldest first.
 
     Of Outlast servers. On a terminal as a table; otherwise a line for each attempt with
-    its number, outcome, start, end, worker and error, separated by tabs. With --json a
-    line of JSON for each attempt.
+    its number, outcome, start, end, worker, error and whether it counted, separated by
+    tabs. With --json a line of JSON for each attempt. One that was lost with its worker
+    may not count; the next one then has its number.
     """
     with _connect(connection, timeout) as client:
         attempts = client.admin.attempts(name)

@@ -14,8 +14,11 @@ from outlast.cli.snapshot import Attempt, Json, Snapshot
 from outlast.cli.text import json_text, printable, shown_time
 
 _HEADINGS = ("NAME", "STATE", "PROGRESS", "METHOD", "CREATED")
+_DEAD_HEADINGS = ("NAME", "ERROR", "METHOD", "CREATED")
 _KEPT = 2
 """How many of these are shown however narrow the terminal is."""
+_WIDEST_ERROR = 60
+"""What of an error a list shows at the most."""
 
 _ATTEMPT_HEADINGS = ("ATTEMPT", "OUTCOME", "STARTED", "ENDED", "WORKER", "ERROR")
 _TIMES = slice(2, 4)
@@ -25,6 +28,7 @@ _DAY_WIDTH = 10
 _WORKER_WIDTH = 8
 _ERROR_WIDTH = 20
 """What an error has at the least: a terminal that is too narrow breaks the lines."""
+_UNCOUNTED = "*"
 
 _GAP = 2
 _PROGRESS_WIDTH = 20
@@ -42,20 +46,30 @@ def print_result(document: Json) -> None:
     click.echo(json_text(document, indent=2 if sys.stdout.isatty() else None))
 
 
-def print_operations(snapshots: Iterable[Snapshot]) -> None:
-    """Print operations: as a table on a terminal, otherwise a line for each with tabs."""
-    if sys.stdout.isatty():
-        _print_table(list(snapshots))
+def print_operations(snapshots: Iterable[Snapshot], *, dead: bool = False) -> None:
+    """Print operations: as a table on a terminal, otherwise a line for each with tabs.
+
+    A table of dead letters says what each failed with in place of its state and progress.
+    """
+    if not sys.stdout.isatty():
+        for snapshot in snapshots:
+            click.echo("\t".join(_cells(snapshot)))
         return
-    for snapshot in snapshots:
-        click.echo("\t".join(_cells(snapshot)))
+    rows = [(_dead_cells if dead else _short_cells)(snapshot) for snapshot in snapshots]
+    if not rows:
+        click.echo("No operations.", err=True)
+    elif dead:
+        _print_table(_DEAD_HEADINGS, _with_errors_cut(rows))
+    else:
+        _print_table(_HEADINGS, rows)
 
 
 def print_attempts(attempts: Sequence[Attempt]) -> None:
     """Print attempts: as a table on a terminal, otherwise a line for each with tabs."""
     if not sys.stdout.isatty():
         for attempt in attempts:
-            click.echo("\t".join(_attempt_cells(attempt)))
+            counted = "counted" if attempt.counted else "uncounted"
+            click.echo("\t".join((*_attempt_cells(attempt), counted)))
         return
     if not attempts:
         click.echo("No attempts.", err=True)
@@ -68,6 +82,8 @@ def print_attempts(attempts: Sequence[Attempt]) -> None:
     for number, outcome, *rest in rows:
         table.add_row(number, Text(outcome, _STYLES.get(outcome, "")), *map(Text, rest))
     Console(width=max(console.width, _width(rows, errors=False) + _ERROR_WIDTH)).print(table)
+    if not all(attempt.counted for attempt in attempts):
+        click.echo(f"{_UNCOUNTED} does not count: the next attempt has its number.")
 
 
 def print_operation(snapshot: Snapshot) -> None:
@@ -84,24 +100,23 @@ def print_operation(snapshot: Snapshot) -> None:
             print_result(document)
 
 
-def _print_table(snapshots: Sequence[Snapshot]) -> None:
+def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table in which names are whole; a narrow terminal does without the last columns."""
-    if not snapshots:
-        click.echo("No operations.", err=True)
-        return
     console = Console()
-    rows = [_HEADINGS, *(_short_cells(snapshot) for snapshot in snapshots)]
-    widths = [max(map(cell_len, column)) + _GAP for column in zip(*rows, strict=True)]
+    widths = [max(map(cell_len, column)) + _GAP for column in zip(headings, *rows, strict=True)]
     kept = len(widths)
     while kept > _KEPT and sum(widths[:kept]) - _GAP > console.width:
         kept -= 1
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
-    for heading in _HEADINGS[:kept]:
+    for heading in headings[:kept]:
         table.add_column(heading, no_wrap=True)
-    for name, state, *rest in rows[1:]:
+    for row in rows:
         # Text, not str: what a server sends is not markup.
-        cells = Text(name), Text(state, _STYLES.get(state, "")), *map(Text, rest)
-        table.add_row(*cells[:kept])
+        cells = (
+            Text(cell, _STYLES.get(cell, "") if heading == "STATE" else "")
+            for heading, cell in zip(headings[:kept], row, strict=False)
+        )
+        table.add_row(*cells)
     # The terminal itself breaks what is still too wide; it is copied without the break.
     Console(width=max(console.width, sum(widths[:kept]) - _GAP)).print(table)
 
@@ -129,7 +144,7 @@ def _attempt_cells(attempt: Attempt) -> tuple[str, ...]:
 
 def _attempt_rows(attempts: Sequence[Attempt], width: int) -> list[tuple[str, ...]]:
     """Return rows whose errors fit into a terminal: for that, worker and date may be cut."""
-    rows = [_attempt_cells(attempt) for attempt in attempts]
+    rows = [_marked(_attempt_cells(attempt), attempt) for attempt in attempts]
     if _width(rows) <= width:
         return rows
     rows = [(*row[:_WORKER], row[_WORKER][:_WORKER_WIDTH], *row[_WORKER + 1 :]) for row in rows]
@@ -143,6 +158,11 @@ def _attempt_rows(attempts: Sequence[Attempt], width: int) -> list[tuple[str, ..
     ]
 
 
+def _marked(cells: tuple[str, ...], attempt: Attempt) -> tuple[str, ...]:
+    number, *rest = cells
+    return (number if attempt.counted else number + _UNCOUNTED, *rest)
+
+
 def _width(rows: Iterable[Sequence[str]], *, errors: bool = True) -> int:
     """Return how wide a table of attempts is, with or without the errors at its end."""
     columns = list(zip(_ATTEMPT_HEADINGS, *rows, strict=True))
@@ -152,9 +172,26 @@ def _width(rows: Iterable[Sequence[str]], *, errors: bool = True) -> int:
 
 def _short_cells(snapshot: Snapshot) -> tuple[str, ...]:
     name, state, progress, *rest = _cells(snapshot)
-    short = Text(progress)
-    short.truncate(_PROGRESS_WIDTH, overflow="ellipsis")
-    return name, state, short.plain, *rest
+    return name, state, _cut(progress, _PROGRESS_WIDTH), *rest
+
+
+def _dead_cells(snapshot: Snapshot) -> tuple[str, ...]:
+    name, _, _, *rest = _cells(snapshot)
+    return name, printable(snapshot.error.brief) if snapshot.error else "", *rest
+
+
+def _with_errors_cut(rows: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Return rows whose errors take the room that names leave, within limits."""
+    rows = list(rows)
+    room = Console().width - max(cell_len(name) for name, *_ in rows) - _GAP
+    width = max(_ERROR_WIDTH, min(room, _WIDEST_ERROR))
+    return [(name, _cut(error, width), *rest) for name, error, *rest in rows]
+
+
+def _cut(text: str, width: int) -> str:
+    short = Text(text)
+    short.truncate(width, overflow="ellipsis")
+    return short.plain
 
 
 def _facts(snapshot: Snapshot) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,8 @@ class StatusText:
 
     code: int
     line: str
+    brief: str
+    """The name of the code and the message: what matters most comes first."""
     details: tuple[str, ...] = ()
 
 
@@ -57,6 +59,8 @@ class Attempt:
     start_time: datetime | None = None
     end_time: datetime | None = None
     error: StatusText | None = None
+    counted: bool = True
+    """Whether it is one of the attempts that the operation has."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from outlast.domain.status import Code
 
 def describe(status: Status) -> StatusText:
     """Say what a status says: its message, its code and reason, and the fields at fault."""
-    tags = [_code_name(status.code)]
+    code = _code_name(status.code)
+    tags = [code]
     details: list[str] = []
     for detail in status.details:
         match _unpacked(detail):
@@ -30,7 +31,7 @@ def describe(status: Status) -> StatusText:
                 pass  # not a detail that has a line of its own
     message = status.message or "no message"
     new = tuple(detail for detail in details if detail != message)
-    return StatusText(status.code, f"{message} ({', '.join(tags)})", new)
+    return StatusText(status.code, f"{message} ({', '.join(tags)})", f"{code}: {message}", new)
 
 
 def fields_at_fault(status: Status) -> frozenset[str]:
