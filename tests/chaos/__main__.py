@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import math
 import secrets
 import shutil
 import signal
@@ -15,7 +16,7 @@ from tests.chaos.run import Report, run
 def main() -> int:
     """Run once; return the exit status: 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long the load lasts")
+    parser.add_argument("--seconds", type=_seconds, default=60.0, help="how long the load lasts")
     parser.add_argument("--seed", type=int, help="what is done and when; random if not given")
     options = parser.parse_args()
     seed = secrets.randbelow(10**6) if options.seed is None else options.seed
@@ -34,6 +35,17 @@ def main() -> int:
         return 1
     shutil.rmtree(folder)
     return 0
+
+
+def _seconds(text: str) -> float:
+    """Return how long the load lasts; in no time at all nothing would be tested."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds of more than 0")
+    return seconds
 
 
 async def _run_until_stopped(folder: Path, seconds: float, seed: int) -> Report:

@@ -51,6 +51,15 @@ def test_servers_that_are_killed_and_paused_under_load_keep_every_promise(chaos,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+def test_a_load_that_tests_nothing_is_a_usage_error(chaos, tmp_path, seconds):
+    with chaos(seconds) as process:
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 2, output
+    assert f"argument --seconds: {seconds} is not a number of seconds" in output
+    assert list(tmp_path.iterdir()) == []
+
+
 def servers(folder):
     """Return the processes that work in a folder, also if it has been removed."""
     found = []

@@ -39,6 +39,26 @@ def test_it_says_what_one_seed_was(run):
     assert report.digest in trace
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--seeds", "0"),
+        ("--seeds", "-3"),
+        ("--jobs", "0"),
+        ("--seed", "1", "--seeds", "3"),
+        ("--seed", "1", "--start", "3"),
+        ("--seed", "1", "--jobs", "2"),
+    ],
+    ids=" ".join,
+)
+def test_what_would_run_nothing_or_ignore_something_is_a_usage_error(run, arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Error: " in result.output
+    assert f"{arguments[-2]}" in result.output
+    assert "hold" not in result.output
+
+
 def test_a_seed_that_fails_ends_it_with_what_happened(run, monkeypatch):
     BUGS["a_retry_is_due_at_once"](monkeypatch)
     result = run("--seeds", "60")

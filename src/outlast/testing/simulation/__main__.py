@@ -5,12 +5,14 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 
 import click
+from click.core import ParameterSource
 
 from outlast.testing.simulation.history import InvariantError
 from outlast.testing.simulation.simulate import simulate
 from outlast.testing.simulation.world import Report
 
 _CHUNK = 50
+_COUNT = click.IntRange(min=1)
 
 
 def _first_failure(seeds: Iterable[int]) -> str | None:
@@ -38,13 +40,19 @@ def _told(report: Report) -> str:
 
 
 @click.command()
-@click.option("--seeds", default=200, show_default=True, help="How many seeds to run.")
+@click.option("--seeds", type=_COUNT, default=200, show_default=True, help="How many to run.")
 @click.option("--start", default=0, show_default=True, help="The first of them.")
-@click.option("--jobs", default=1, show_default=True, help="How many processes run them.")
+@click.option(
+    "--jobs", type=_COUNT, default=1, show_default=True, help="How many processes run them."
+)
 @click.option("--seed", type=int, help="Run this one only, and say what it was.")
-def main(seeds: int, start: int, jobs: int, seed: int | None) -> None:
+@click.pass_context
+def main(ctx: click.Context, seeds: int, start: int, jobs: int, seed: int | None) -> None:
     """Simulate the engine under faults; exit with 1 at the first seed that fails."""
     if seed is not None:
+        for other in ("seeds", "start", "jobs"):
+            if ctx.get_parameter_source(other) is not ParameterSource.DEFAULT:
+                raise click.UsageError(f"--seed runs one seed: leave out --{other}.")
         try:
             click.echo(_told(simulate(seed)))
         except InvariantError as error:
