@@ -295,6 +295,15 @@ class OperationStore(ABC):
         """Forget at most `limit` expired operations with all they own; return how many."""
 
     @abstractmethod
+    async def reap(self, limit: int, *, take_over: bool = True) -> int:
+        """End at most `limit` ready operations that must not run again; return how many.
+
+        They are those that `transitions.reap` ends, of any method. `claim` ends them too,
+        but for workers that know their method; there may be none any more. Unless it may
+        `take_over`, RUNNING ones are left alone.
+        """
+
+    @abstractmethod
     async def attempts(self, name: str) -> Sequence[Attempt]:
         """Return the attempts of a visible operation, the oldest first; OperationNotFoundError."""
 

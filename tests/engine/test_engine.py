@@ -20,7 +20,7 @@ async def test_the_sweeper_that_dies_is_noticed(world, caplog):
     engine = await world.engine(execute=False)
     with pytest.raises(ValueError, match="a bug"):
         await world.in_time(engine.died)
-    assert "outlast-retention died" in caplog.text
+    assert "outlast-expiry died" in caplog.text
 
 
 async def test_the_reader_of_waiters_that_dies_is_noticed(world, caplog):

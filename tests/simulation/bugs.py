@@ -332,7 +332,26 @@ def a_stopped_engine_leaves_a_task_behind(patch):
     right = Engine.stop
 
     async def stop(self):
-        self._sweeper = None
+        self._sweepers.clear()
         await right(self)
 
     patch.setattr(Engine, "stop", stop)
+
+
+@bug
+def the_reaper_ends_what_still_runs(patch):
+    patch.setattr(
+        Records,
+        "ready_to_end",
+        lambda self, _now, **_: [self._by_name[it] for it in sorted(self._ending)],
+    )
+
+
+@bug
+def the_reaper_ends_what_may_run_again(patch):
+    right = transitions.reap
+    patch.setattr(
+        transitions,
+        "reap",
+        lambda it, now: right(it, now + timedelta(seconds=5)),
+    )

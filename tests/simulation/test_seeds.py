@@ -22,7 +22,7 @@ def test_no_seed_breaks_an_invariant(start):
 
 
 def test_the_seeds_bring_about_everything_that_they_are_to_test():
-    reports = [simulate(seed) for seed in range(20)]
+    reports = [simulate(seed) for seed in range(25)]
     assert sum(it.operations for it in reports) > 200
     assert sum(it.workers for it in reports) > 100
     assert sum(it.pauses for it in reports) > 20

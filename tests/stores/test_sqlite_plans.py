@@ -42,6 +42,8 @@ DEAD_AFTER = "SEARCH o USING INDEX operations_dead (create_time<?)"
 READY = "SEARCH operations USING INDEX operations_ready (method=? AND ready_time<?)"
 INTERRUPTED = "SEARCH operations USING INDEX operations_interrupted (method=? AND ready_time<?)"
 NEXT = "SEARCH operations USING INDEX operations_ready (method=? AND ready_time>?)"
+STOPPING = "SEARCH operations USING INDEX operations_stopping (ready_time<?)"
+OVERDUE = "SEARCH operations USING INDEX operations_overdue (deadline<?)"
 NEXT_OF_ALL = "SEARCH operations USING COVERING INDEX operations_ready (method=? AND ready_time>?)"
 
 HOT_QUERIES = {
@@ -82,6 +84,8 @@ HOT_QUERIES = {
         statements.FORGET_EXPIRED,
         "SEARCH operations USING COVERING INDEX operations_expired (expire_time<?)",
     ),
+    "reap, stopping": (statements.select_reapable(take_over=True), STOPPING),
+    "reap, overdue": (statements.select_reapable(take_over=True), OVERDUE),
     "pending": (
         statements.COUNT_PENDING,
         "SCAN operations USING COVERING INDEX operations_ready",

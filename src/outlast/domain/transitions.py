@@ -80,14 +80,11 @@ def claim(operation: Operation, worker: str, now: datetime, lease: timedelta) ->
     An operation whose lease ran out ends here when it was asked to stop, or when
     the lost attempt counts and was its last; one past its deadline ends as well.
     """
+    ended = reap(operation, now)
+    if ended.done:
+        return ended
     lost = operation.state is State.RUNNING
     counted = not lost or loss_counts(operation, lease)
-    if operation.cancel_requested_time is not None:
-        return _end(operation, State.CANCELLED, now, error=CANCELLED)
-    if operation.deadline is not None and operation.deadline <= now:
-        return _end(
-            operation, State.FAILED, now, error=DEADLINE_EXCEEDED, last_error=DEADLINE_EXCEEDED
-        )
     if lost and counted and operation.attempt >= operation.max_attempts:
         return _end(
             operation,
@@ -116,6 +113,17 @@ def claim(operation: Operation, worker: str, now: datetime, lease: timedelta) ->
         deadline=deadline,
         last_error=WORKER_LOST if lost else operation.last_error,
     )
+
+
+def reap(operation: Operation, now: datetime) -> Operation:
+    """End a ready operation that was asked to stop or is past its deadline; others stay."""
+    if operation.cancel_requested_time is not None:
+        return _end(operation, State.CANCELLED, now, error=CANCELLED)
+    if operation.deadline is not None and operation.deadline <= now:
+        return _end(
+            operation, State.FAILED, now, error=DEADLINE_EXCEEDED, last_error=DEADLINE_EXCEEDED
+        )
+    return operation
 
 
 def renew(operation: Operation, lease: Lease, now: datetime, duration: timedelta) -> Operation:

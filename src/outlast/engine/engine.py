@@ -3,15 +3,15 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Self
+from typing import Any, Self
 
 from outlast.engine.executor import Executor
 from outlast.engine.manager import OperationManager
 from outlast.engine.methods import Method
-from outlast.engine.retention import sweep_forever
 from outlast.engine.settings import EngineSettings
+from outlast.engine.sweeping import expire_forever, reap_forever, tell_of_unserved
 from outlast.engine.waiters import WaiterHub
 from outlast.engine.watchdog import LoopWatchdog
 from outlast.ports import Clock, OperationStore
@@ -48,7 +48,7 @@ class Engine:
         self.executor = Executor(
             store, clock, self._methods, settings, worker=worker, chance=chance
         )
-        self._sweeper: asyncio.Task[None] | None = None
+        self._sweepers: list[asyncio.Task[None]] = []
         self._watchdog: LoopWatchdog | None = None
         self._stopping = False
         self.died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -92,11 +92,10 @@ class Engine:
             if watch_loop:
                 self._watchdog = LoopWatchdog(self.executor.leases, self.clock, self.settings)
                 self._watchdog.start()
-        interval = self.settings.expire_interval.total_seconds()
-        self._sweeper = asyncio.create_task(
-            sweep_forever(self.store, self.clock, interval), name="outlast-retention"
-        )
-        self._watch(self._sweeper)
+            self._sweep("unserved", tell_of_unserved(self.store, self._methods))
+        expiring = expire_forever(self.store, self.clock, self.settings.expire_interval)
+        self._sweep("expiry", expiring)
+        self._sweep("reaper", reap_forever(self.store, self.clock, self.settings.lease))
 
     def release_waiters(self) -> None:
         """Answer every waiting call with the latest state; new ones do not wait."""
@@ -112,12 +111,17 @@ class Engine:
         await self.give_back()
         if self._watchdog is not None:
             self._watchdog.stop()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.wait([self._sweeper])
-            self._sweeper = None
+        for sweeper in self._sweepers:
+            sweeper.cancel()
+        if self._sweepers:
+            await asyncio.wait(self._sweepers)
         await self._hub.close()
         self.died.cancel()
+
+    def _sweep(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=f"outlast-{name}")
+        self._sweepers.append(task)
+        self._watch(task)
 
     def _watch(self, *tasks: asyncio.Task[None]) -> None:
         for task in tasks:

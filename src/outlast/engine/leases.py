@@ -3,9 +3,9 @@
 import asyncio
 import logging
 from datetime import timedelta
-from math import inf
 
 from outlast.domain.errors import OutlastError
+from outlast.engine.jumps import JumpWatch
 from outlast.engine.running import Running, StopReason, Workload
 from outlast.ports import Clock, OperationStore, Renewal
 
@@ -34,13 +34,12 @@ class LeaseKeeper:
         self._tick_seconds = self._interval_seconds / 4
         self._margin_seconds = self._interval_seconds / 2
         self._now = asyncio.Event()
-        self._was_ahead = self._ahead()
-        self._trusts_from = -inf
+        self._jumps = JumpWatch(clock, lease)
 
     @property
     def may_take_over(self) -> bool:
-        """Whether a lease that ran out is lost, and did not just seem to when the clock jumped."""
-        return self._clock.monotonic() >= self._trusts_from
+        """Whether to take leases of others that ran out; see `JumpWatch`."""
+        return self._jumps.may_take_over
 
     def renew_now(self) -> None:
         """Renew without waiting for the next turn: that tells what became of the leases."""
@@ -60,13 +59,9 @@ class LeaseKeeper:
         """Renew at once if the time of day has jumped ahead.
 
         To the next claim every lease would seem lost, also of what runs here and now.
-        What runs elsewhere is let be for the length of a lease: who lives renews by then.
         """
-        before, self._was_ahead = self._was_ahead, self._ahead()
-        jump = self._was_ahead - before
-        if jump > self._margin_seconds:
+        if jump := self._jumps.look():
             _log.warning("the time of day jumped ahead by %.0f s; leases are renewed", jump)
-            self._trusts_from = self._clock.monotonic() + self._lease.total_seconds()
             self.failing = not await self._renew()
 
     async def fence_forever(self) -> None:
@@ -118,10 +113,6 @@ class LeaseKeeper:
             self.refused += running.lease in renewal.lost and not running.settled
             _apply(renewal, running, until)
         return True
-
-    def _ahead(self) -> float:
-        """Return how far the time of day is ahead of monotonic time: that changes as it jumps."""
-        return self._clock.now().timestamp() - self._clock.monotonic()
 
 
 def _apply(renewal: Renewal, running: Running, until: float) -> None:

@@ -235,6 +235,9 @@ class FaultyStore(OperationStore):
     async def expire(self, limit: int) -> int:
         return await self._call("expire", lambda: self._store.expire(limit))
 
+    async def reap(self, limit: int, *, take_over: bool = True) -> int:
+        return await self._call("reap", lambda: self._store.reap(limit, take_over=take_over))
+
     async def attempts(self, name: str) -> Sequence[Attempt]:
         return await self._call("attempts", lambda: self._store.attempts(name))
 

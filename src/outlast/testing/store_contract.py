@@ -37,6 +37,7 @@ from outlast.testing.contract.inserts import (
 )
 from outlast.testing.contract.leases import ProgressContract, RenewContract, StepContract
 from outlast.testing.contract.reads import ListContract, ReadContract
+from outlast.testing.contract.reaping import ReapContract
 from outlast.testing.contract.redrives import RedriveContract
 from outlast.testing.contract.suspects import SuspectContract
 
@@ -61,6 +62,7 @@ class StoreContract(
     CancelContract,
     DeleteContract,
     ExpireContract,
+    ReapContract,
     AttemptsContract,
     StatsContract,
     ChangesContract,

@@ -67,6 +67,8 @@ class Records:
         self._by_age: defaultdict[_List, list[tuple[datetime, _Descending]]] = defaultdict(list)
         self._queues: defaultdict[str, _Queue] = defaultdict(_Queue)
         self._expiries: list[_Moment] = []
+        self._ending: set[str] = set()
+        """What is not done and has a deadline, or was asked to stop."""
 
     def get(self, name: str) -> Operation | None:
         """Return a record, hidden or not."""
@@ -111,6 +113,16 @@ class Records:
         """Return when the first operation of some methods becomes ready, or became."""
         first = self._first(methods, suspects, take_over)
         return None if first is None else first[0]
+
+    def ready_to_end(self, now: datetime, *, take_over: bool) -> list[Operation]:
+        """Return what is ready and has a deadline, or was asked to stop, by name."""
+        return [
+            operation
+            for operation in map(self._by_name.__getitem__, sorted(self._ending))
+            if operation.ready_time is not None
+            and operation.ready_time <= now
+            and (take_over or operation.state is State.PENDING)
+        ]
 
     def first_to_expire(self) -> Operation | None:
         """Return the operation that expires first, None if none will."""
@@ -162,6 +174,8 @@ class Records:
                 queue.dead_letters.add(operation.name)
         else:
             queue.unfinished.add(operation.name)
+            if operation.deadline is not None or operation.cancel_requested_time is not None:
+                self._ending.add(operation.name)
             if operation.exclusive_key:
                 self._holders[operation.exclusive_key] = operation.name
 
@@ -202,6 +216,7 @@ class Records:
 
     def _release(self, operation: Operation) -> None:
         self._queues[operation.method].unfinished.discard(operation.name)
+        self._ending.discard(operation.name)
         if self._holders.get(operation.exclusive_key) == operation.name:
             del self._holders[operation.exclusive_key]
 

@@ -250,6 +250,17 @@ class MemoryStore(OperationStore):
                 count += 1
             return count
 
+    async def reap(self, limit: int, *, take_over: bool = True) -> int:
+        with self._lock:
+            now = self._clock.now()
+            changes: list[Change] = []
+            for operation in self._records.ready_to_end(now, take_over=take_over):
+                after = transitions.reap(operation, now)
+                if after.done and len(changes) < limit:
+                    changes.append(self._replace(operation, after))
+            self._changes.publish(changes)
+            return len(changes)
+
     async def attempts(self, name: str) -> Sequence[Attempt]:
         operation = self._visible(name)
         return transitions.attempts(tuple(self._past_attempts.get(name, ())), operation)

@@ -16,7 +16,7 @@ from outlast.domain.errors import (
     QueueFullError,
     RequestIdReusedError,
 )
-from outlast.domain.operation import Claim, Lease, Operation, State
+from outlast.domain.operation import Claim, Lease, Operation
 from outlast.domain.status import Payload
 from outlast.domain.trial import SUSPECT_FROM
 from outlast.ports import Claims, Inserted, Renewal
@@ -274,23 +274,62 @@ class TakeReady(Command[Claims]):
         return claims
 
     def _claim(self, transaction: Transaction, row: Row) -> Claim | None:
-        """Claim one operation; None if it has ended instead, or cannot be understood.
-
-        One that cannot must not keep the others from being run: it is put off.
-        """
+        """Claim one operation; None if it has ended instead, or cannot be understood."""
         row_id, type_url, value, *columns = row
-        try:
-            stored = Stored(row_id, operation_from_row(columns))
-            after = transitions.claim(stored.operation, self.worker, transaction.now, self.lease)
-            changing_values(after)  # it can be written
-        except (ArithmeticError, LookupError, TypeError, ValueError):
-            _log.exception("operation %s cannot be run; it is put off", columns[0])
-            until = to_micros(transaction.now + _PUT_OFF)
-            transaction.connection.execute(statements.PUT_OFF, [until, row_id])
+        after = _change(
+            transaction,
+            row_id,
+            columns,
+            lambda it: transitions.claim(it, self.worker, transaction.now, self.lease),
+        )
+        if after is None or after.done:
             return None
-        transaction.add(stored)
-        transaction.replace(stored, after)
-        return Claim(after, Payload(type_url, value)) if after.state is State.RUNNING else None
+        return Claim(after, Payload(type_url, value))
+
+
+@dataclass(eq=False, slots=True)
+class Reap(Command[int]):
+    """End what is ready and must not run again."""
+
+    order: ClassVar[int] = 3
+    limit: int
+    take_over: bool
+
+    def run(self, transaction: Transaction) -> int:
+        transaction.flush()
+        sql = statements.select_reapable(take_over=self.take_over)
+        parameters = {"now": to_micros(transaction.now), "limit": self.limit}
+        count = 0
+        for row_id, *columns in transaction.connection.execute(sql, parameters).fetchall():
+            after = _change(
+                transaction, row_id, columns, lambda it: transitions.reap(it, transaction.now)
+            )
+            count += after is not None
+        return count
+
+
+def _change(
+    transaction: Transaction,
+    row_id: int,
+    columns: Sequence[object],
+    change: Callable[[Operation], Operation],
+) -> Operation | None:
+    """Change one operation of many; return its next state, None if it cannot be understood.
+
+    One that cannot must not keep the others from being run: it is put off.
+    """
+    try:
+        stored = Stored(row_id, operation_from_row(columns))
+        after = change(stored.operation)
+        changing_values(after)  # it can be written
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        _log.exception("operation %s cannot be run; it is put off", columns[0])
+        until = to_micros(transaction.now + _PUT_OFF)
+        transaction.connection.execute(statements.PUT_OFF, [until, row_id])
+        return None
+    transaction.add(stored)
+    transaction.replace(stored, after)
+    return after
 
 
 @dataclass(eq=False, slots=True)

@@ -213,6 +213,21 @@ def next_ready(methods: int, *, suspects: bool, take_over: bool = True) -> str:
 
 
 @cache
+def select_reapable(*, take_over: bool) -> str:
+    """Find what is ready and must not run again: now and the limit are named."""
+    state = "" if take_over else "AND state = 'PENDING'"
+    return f"""
+    SELECT o.id, {SELECT_COLUMNS} FROM operations o WHERE o.id IN (
+        SELECT id FROM operations
+        WHERE cancel_requested_time IS NOT NULL AND ready_time <= :now {state}
+        UNION
+        SELECT id FROM operations WHERE deadline <= :now AND ready_time <= :now {state}
+        LIMIT :limit
+    )
+    """
+
+
+@cache
 def list_page(
     *, parent: bool, states: int, method: bool, dead_letter: bool, principal: bool, after: bool
 ) -> str:

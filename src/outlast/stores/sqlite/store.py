@@ -32,6 +32,7 @@ from outlast.stores.sqlite.commands import (
     Expire,
     Insert,
     ReadDataVersion,
+    Reap,
     RecordStep,
     Renew,
     TakeReady,
@@ -258,6 +259,9 @@ class SqliteStore(OperationStore):
         if forgotten:
             self._cache.clear()  # a clock that goes back must not bring them back
         return forgotten
+
+    async def reap(self, limit: int, *, take_over: bool = True) -> int:
+        return await self._writer.run(Reap(limit, take_over))
 
     async def attempts(self, name: str) -> Sequence[Attempt]:
         operation = await self.get(name)

@@ -84,6 +84,15 @@ class ChangesContract(ContractFixtures):
         listener.heard.clear()
         await listener.hears(Change.of(await driver.store.finish(claim.lease, outcome)))
 
+    async def test_an_end_by_reaping_is_heard_of(
+        self, driver: Driver, store: OperationStore, listener: Listener
+    ) -> None:
+        name = (await driver.start()).operation.name
+        await store.request_cancel(name)
+        await driver.lose_lease()
+        await store.reap(10)
+        await listener.hears(Change.of(await store.get(name)))
+
     async def test_an_end_by_a_claim_is_heard_of(
         self, driver: Driver, store: OperationStore, listener: Listener
     ) -> None:

@@ -9,7 +9,7 @@ from outlast.domain.operation import Claim, Lease, Operation, State
 from outlast.domain.status import Payload
 from outlast.domain.transitions import Cancelled, Failed, Outcome, Released, Retry, Succeeded
 from outlast.domain.trial import SUSPECT_FROM
-from outlast.ports import Claims, Clock, Inserted, OperationStore, Renewal
+from outlast.ports import Claims, Clock, OperationStore, Renewal
 from outlast.testing.simulation.history import History
 from outlast.testing.simulation.network import Commit, at_once
 
@@ -176,35 +176,26 @@ class Lives:
     # What holds for each kind of call.
 
     def _check_call(self, commit: Commit) -> None:
-        arguments = commit.arguments
-        match commit.method:
-            case "insert":
-                self._check_insert(arguments[0], arguments[1], commit.result)
-            case "redrive":
-                self._check_redrive(arguments[0], commit.result)
-            case "claim":
-                self._check_claim(commit, commit.result)
-            case "renew":
-                self._check_renewal(arguments[0], arguments[1], commit.result)
-            case "record_progress":
-                self._check_owner(arguments[0], commit)
-            case "record_step":
-                self._check_owner(arguments[0], commit)
-                key, payload = arguments[1:]
-                life = self._lives[arguments[0].name]
-                life.steps.setdefault(key, (payload, arguments[0].epoch))
-            case "finish":
-                self._check_owner(arguments[0], commit)
-                self._check_finish(arguments[1], commit)
-            case "request_cancel" | "delete":
-                self._note_request(commit)
-            case _:
-                pass
+        checks = {
+            "insert": self._check_insert,
+            "redrive": self._check_redrive,
+            "claim": self._check_claim,
+            "reap": self._check_reaped,
+            "renew": self._check_renewal,
+            "record_progress": self._check_owner,
+            "record_step": self._check_step,
+            "finish": self._check_finish,
+            "request_cancel": self._note_request,
+            "delete": self._note_request,
+        }
+        if commit.method in checks:
+            checks[commit.method](commit)
         for record in commit.records:
             self._lives[record.name].record = record
 
-    def _check_insert(self, operation: Operation, request: Payload, result: Inserted) -> None:
-        name = operation.name
+    def _check_insert(self, commit: Commit) -> None:
+        operation, request = commit.arguments
+        name, result = operation.name, commit.result
         if not result.created:
             if result.operation.name != name and not self.visible(result.operation.name):
                 self._broken("an insert finds what readers see", "it is hidden", name)
@@ -214,7 +205,8 @@ class Lives:
         self._begun.add(request.value)
         self._add(operation)
 
-    def _check_redrive(self, name: str, result: Inserted) -> None:
+    def _check_redrive(self, commit: Commit) -> None:
+        name, result = commit.arguments[0], commit.result
         if not result.created:
             return
         if any(
@@ -242,8 +234,9 @@ class Lives:
         life = self._lives[name] = Life(operation, self._clock.now())
         return life
 
-    def _check_claim(self, commit: Commit, claims: Claims) -> None:
+    def _check_claim(self, commit: Commit) -> None:
         _, slots, limit, duration = commit.arguments
+        claims: Claims = commit.result
         given = [claim.operation for claim in claims.claims]
         for method in {it.method for it in given}:
             if sum(it.method == method for it in given) > slots.get(method, 0):
@@ -283,6 +276,20 @@ class Lives:
         self._history.note(commit.host.name, f"was given {name} under epoch {after.lease_epoch}")
         self.changed_at = self._time()
 
+    def _check_reaped(self, commit: Commit) -> None:
+        now = self._clock.now()
+        for after in commit.records:
+            life, name = self._lives[after.name], after.name
+            before, end = life.record, life.lease_end
+            if before.state is State.RUNNING and end is not None and now < end:
+                self._broken("nothing is reaped that runs", f"its lease ends {end}", name)
+            overdue = before.deadline is not None and before.deadline <= now
+            cancelled = before.cancel_requested_time is not None
+            if after.state is not (State.CANCELLED if cancelled else State.FAILED):
+                self._broken("what is reaped has ended", f"{after.state}", name)
+            if not (cancelled or overdue):
+                self._broken("nothing is reaped that may run", f"{before}", name)
+
     def _suspect(self, name: str) -> bool:
         """Whether an operation that is claimed is on trial from then on."""
         life = self._lives[name]
@@ -293,9 +300,9 @@ class Lives:
             detail = f"{after.attempt} of {life.claims} claims"
             self._broken("an attempt counts once, and not if it was given back", detail, after.name)
 
-    def _check_renewal(
-        self, leases: Collection[Lease], duration: timedelta, renewal: Renewal
-    ) -> None:
+    def _check_renewal(self, commit: Commit) -> None:
+        leases, duration = commit.arguments
+        renewal: Renewal = commit.result
         for lease in leases:
             if lease in renewal.lost:
                 continue
@@ -304,13 +311,21 @@ class Lives:
                 self._broken("every write carries the epoch that is current", "renew", lease.name)
             life.lease_end = self._clock.now() + duration
 
-    def _check_owner(self, lease: Lease, commit: Commit) -> None:
+    def _check_owner(self, commit: Commit) -> None:
+        lease = commit.arguments[0]
         before = self._lives[lease.name].record
         if before.state is not State.RUNNING or before.lease_epoch != lease.epoch:
             detail = f"{commit.method} under epoch {lease.epoch} was accepted"
             self._broken("every write carries the epoch that is current", detail, lease.name)
 
-    def _check_finish(self, outcome: Outcome, commit: Commit) -> None:
+    def _check_step(self, commit: Commit) -> None:
+        self._check_owner(commit)
+        lease, key, payload = commit.arguments
+        self._lives[lease.name].steps.setdefault(key, (payload, lease.epoch))
+
+    def _check_finish(self, commit: Commit) -> None:
+        self._check_owner(commit)
+        outcome: Outcome = commit.arguments[1]
         (after,) = commit.records
         life = self._lives[after.name]
         before, now = life.record, self._clock.now()
