@@ -20,9 +20,7 @@ from outlast.domain.operation import Claim, Lease, Operation
 from outlast.domain.status import Payload
 from outlast.domain.trial import SUSPECT_FROM
 from outlast.ports import Claims, Inserted, Renewal
-from outlast.stores.sqlite import statements
-from outlast.stores.sqlite.connection import data_version
-from outlast.stores.sqlite.rows import (
+from outlast.stores.rows import (
     Row,
     all_values,
     changing_values,
@@ -30,6 +28,8 @@ from outlast.stores.sqlite.rows import (
     operation_from_row,
     to_micros,
 )
+from outlast.stores.sqlite import statements
+from outlast.stores.sqlite.connection import data_version
 from outlast.stores.sqlite.transaction import Command, Stored, Transaction
 
 _PUT_OFF = timedelta(hours=1)

@@ -9,9 +9,9 @@ from outlast.domain import transitions
 from outlast.domain.errors import OperationNotFoundError, QueueFullError
 from outlast.domain.operation import Operation
 from outlast.ports import Inserted
+from outlast.stores.rows import all_values, operation_from_row, to_micros
 from outlast.stores.sqlite import statements
 from outlast.stores.sqlite.commands import exclusive_conflict
-from outlast.stores.sqlite.rows import all_values, operation_from_row, to_micros
 from outlast.stores.sqlite.transaction import Command, Stored, Transaction
 
 

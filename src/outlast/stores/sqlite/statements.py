@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from outlast.domain.trial import SUSPECT_FROM
-from outlast.stores.sqlite.rows import CHANGING_COLUMNS, COLUMNS, Row
+from outlast.stores.rows import CHANGING_COLUMNS, COLUMNS, Row
 
 T = TypeVar("T")
 

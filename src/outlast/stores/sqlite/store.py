@@ -26,6 +26,12 @@ from outlast.ports import (
     Renewal,
 )
 from outlast.stores.feed import LocalFeed
+from outlast.stores.rows import (
+    attempt_from_row,
+    from_micros,
+    operation_from_row,
+    to_micros,
+)
 from outlast.stores.sqlite import statements
 from outlast.stores.sqlite.cache import RecordCache
 from outlast.stores.sqlite.commands import (
@@ -46,12 +52,6 @@ from outlast.stores.sqlite.connection import (
 )
 from outlast.stores.sqlite.recent import Recent
 from outlast.stores.sqlite.redriving import Redrive
-from outlast.stores.sqlite.rows import (
-    attempt_from_row,
-    from_micros,
-    operation_from_row,
-    to_micros,
-)
 from outlast.stores.sqlite.transaction import Backlog, Transaction
 from outlast.stores.sqlite.writer import Writer, Written
 

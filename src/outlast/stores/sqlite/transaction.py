@@ -11,16 +11,16 @@ from typing import ClassVar, Generic, Self, TypeVar
 from outlast.domain import transitions
 from outlast.domain.operation import Operation, State
 from outlast.ports import Change
-from outlast.stores.sqlite import statements
-from outlast.stores.sqlite.connection import data_version
-from outlast.stores.sqlite.recent import Recent
-from outlast.stores.sqlite.rows import (
+from outlast.stores.rows import (
     Row,
     attempt_values,
     changing_values,
     hiding_values,
     operation_from_row,
 )
+from outlast.stores.sqlite import statements
+from outlast.stores.sqlite.connection import data_version
+from outlast.stores.sqlite.recent import Recent
 
 
 @dataclass(slots=True)
