@@ -16,6 +16,9 @@ from outlast.domain.operation import Attempt, Claim, Lease, Operation, Progress,
 from outlast.domain.status import Payload
 from outlast.domain.transitions import Outcome
 
+FARTHEST_AHEAD = timedelta(days=1)
+"""How far ahead of the time of day a time may be that servers go by: beyond, it was wrong."""
+
 
 class TimerHandle(Protocol):
     """A call that is due later."""
@@ -159,7 +162,8 @@ class OperationStore(ABC):
         """The latest time at which it was written to, by the clocks of those who did.
 
         None says nothing. A time of day may go back; who opens the store later is not to
-        go by an earlier time than what is kept in it.
+        go by an earlier time than what is kept in it. A time that turns out to be more than
+        FARTHEST_AHEAD ahead is given up for that of who writes next.
         """
         return None
 

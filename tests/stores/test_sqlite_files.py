@@ -4,8 +4,10 @@ import asyncio
 import os
 import random
 import sqlite3
+import struct
 from collections.abc import Callable
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -345,3 +347,36 @@ def test_a_read_only_disk_is_refused(
         assert "check" in message
     unharmed = child.hear()
     assert unharmed is True
+
+
+async def test_the_latest_time_is_kept_to_the_microsecond(path: Path, clock: ManualClock) -> None:
+    clock.jump(0.987654)
+    async with SqliteStore.open(path, clock=clock) as store:
+        await store.expire(1)
+        assert store.latest_time == clock.now()
+
+
+@pytest.mark.parametrize("hours", [24, 25])
+async def test_a_latest_time_that_was_wrong_by_more_than_a_day_is_given_up(
+    hours: int, path: Path, clock: ManualClock
+) -> None:
+    wrong = clock.now()
+    async with SqliteStore.open(path, clock=clock) as store:
+        await store.expire(1)
+        clock.jump(-3600 * hours)
+        await store.expire(1)
+        assert store.latest_time == (wrong if hours == 24 else clock.now())
+
+
+@pytest.mark.parametrize("seconds", [-1, 1])
+async def test_a_latest_time_that_an_earlier_version_kept_in_seconds_is_understood(
+    seconds: int, path: Path, clock: ManualClock
+) -> None:
+    now = clock.now()
+    kept = now + timedelta(seconds=seconds)
+    beside = path.with_name(f"{path.name}-generation")
+    beside.write_bytes(struct.pack("=QQ", 1, int(kept.timestamp())))
+    async with SqliteStore.open(path, clock=clock) as store:
+        assert store.latest_time == kept
+        await store.expire(1)
+        assert store.latest_time == max(now, kept)

@@ -6,12 +6,10 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
-from outlast.ports import Clock, TimerHandle
+from outlast.ports import FARTHEST_AHEAD, Clock, TimerHandle
 
 _CATCHING_UP_SPEED = 0.9
 """How fast time passes while the time of day is behind what it was."""
-_FARTHEST_AHEAD = timedelta(days=1)
-"""How far the time may be ahead of the time of day."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +53,7 @@ class SteadyClock(Clock):
         latest, then = self._latest  # together, because other threads ask as well
         passed = timedelta(seconds=_CATCHING_UP_SPEED * max(0.0, monotonic - then))
         steady = max(now, latest + passed)
-        if steady - now > _FARTHEST_AHEAD:
+        if steady - now > FARTHEST_AHEAD:
             _log.error("the time of day went back by %s; it is believed", steady - now)
             steady = now
         self._latest = steady, monotonic
@@ -63,7 +61,7 @@ class SteadyClock(Clock):
 
     def not_before(self, moment: datetime) -> None:
         """Go on from a moment, if that is later than now by a day at the most."""
-        if timedelta() < moment - self.now() <= _FARTHEST_AHEAD:
+        if timedelta() < moment - self.now() <= FARTHEST_AHEAD:
             self._latest = moment, self._clock.monotonic()
 
     def monotonic(self) -> float:

@@ -7,16 +7,20 @@ first, whether records that were read before are still current.
 import errno
 import mmap
 import os
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from stat import S_ISREG
 
 from outlast.domain.errors import StoreOpenError
+from outlast.ports import FARTHEST_AHEAD
+from outlast.stores.rows import from_micros, to_micros
 
 _BYTES = 16
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NO_FILE = {errno.EISDIR, errno.ELOOP, errno.ENXIO}
 """What it says of a folder, a link and a socket."""
+_LAST_SECOND = 253_402_300_799
+"""The end of the calendar, in seconds since 1970; as microseconds it is a day of that January."""
 
 
 class Generation:
@@ -57,14 +61,22 @@ class Generation:
 
     def latest_time(self) -> datetime | None:
         """Return the latest time that `reach` was told, None if none is known."""
+        kept = self._counter[1]
+        if kept <= _LAST_SECOND:  # earlier versions kept whole seconds
+            kept *= 1_000_000
         try:
-            return datetime.fromtimestamp(self._counter[1], UTC) if self._counter[1] else None
-        except (OverflowError, OSError, ValueError):  # no time that anybody told
+            return from_micros(kept) if kept else None
+        except OverflowError:  # no time that anybody told
             return None
 
     def reach(self, moment: datetime) -> None:
-        """Keep a time, to the second, if none that is later is kept. Only under the write lock."""
-        self._counter[1] = max(self._counter[1], int(moment.timestamp()))
+        """Keep a time, if none that is later is kept. Only under the write lock.
+
+        A kept time that is more than FARTHEST_AHEAD later was wrong, and is overwritten.
+        """
+        kept = self.latest_time()
+        if kept is None or not moment <= kept <= moment + FARTHEST_AHEAD:
+            self._counter[1] = to_micros(moment) or 0
 
     def close(self) -> None:
         """Let go of the memory."""
