@@ -215,7 +215,10 @@ class OperationStore(ABC):
 
     @abstractmethod
     async def get_many(self, names: Collection[str]) -> Mapping[str, Operation]:
-        """Return those of the named operations that are visible."""
+        """Return those of the named operations that are visible.
+
+        If one cannot be read, by any error, neither can all: who needs the others asks again.
+        """
 
     @abstractmethod
     async def list_page(self, query: ListQuery) -> Sequence[Operation]:

@@ -23,18 +23,20 @@ async def test_the_sweeper_that_dies_is_noticed(world, caplog):
     assert "outlast-expiry died" in caplog.text
 
 
-async def test_the_reader_of_waiters_that_dies_is_noticed(world, caplog):
+async def test_the_reader_of_waiters_that_dies_is_noticed(world, caplog, monkeypatch):
+    def fail(*_arguments):
+        raise ValueError("a bug")
+
     engine = await world.engine(execute=False)
     name = await world.insert()
     waiting = asyncio.create_task(engine.manager.wait(name, 5))
     await world.clock.advance(0)
-    world.store.inject(BUG, "get_many")
+    monkeypatch.setattr("outlast.engine.waiters._settle", fail)
     world.store.changes.hints = Hints.VAGUE
     await world.inner.request_cancel(name)
     with pytest.raises(ValueError, match="a bug"):
         await world.in_time(engine.died)
     assert "outlast-waiters-reader died" in caplog.text
-    world.store.heal()
     assert (await world.in_time(waiting, 5)).done
 
 

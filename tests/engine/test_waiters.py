@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import logging
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -305,6 +307,31 @@ async def test_a_lost_answer_of_the_store_is_asked_for_again(world, waiting):
     waiting.store.inject(ANSWER_LOST, "get", times=1)
     await waiting.finish()
     assert (await world.in_time(waiting.wait(), 1)).done
+
+
+async def test_an_operation_that_cannot_be_read_ends_its_own_waits_and_no_others(
+    durable_world, tmp_path, caplog
+):
+    engine = await durable_world.engine(execute=False, waiter_poll_interval=POLL)
+    names = [await durable_world.insert() for _ in range(5)]
+    waits = {
+        name: [asyncio.create_task(engine.manager.wait(name, None)) for _ in range(2)]
+        for name in names
+    }
+    await durable_world.written()
+    bad, done = names[1], names[3]
+    with closing(sqlite3.connect(tmp_path / "operations.db")) as connection, connection:
+        connection.execute("UPDATE operations SET progress = '[1' WHERE name = ?", [bad])
+    durable_world.store.changes.hints = Hints.LOST
+    await durable_world.inner.request_cancel(done)
+    await durable_world.clock.advance(POLL.total_seconds())
+    assert all(it.done for it in await asyncio.gather(*waits.pop(done)))
+    for error in await asyncio.gather(*waits.pop(bad), return_exceptions=True):
+        assert isinstance(error, ValueError)
+    assert f"{bad}, which is waited for, cannot be read" in caplog.text
+    await durable_world.written()
+    assert not any(wait.done() for both in waits.values() for wait in both)
+    assert not engine.died.done()
 
 
 async def test_no_end_is_missed_on_disk(durable_world):

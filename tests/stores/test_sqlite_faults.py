@@ -14,6 +14,9 @@ import pytest
 
 from outlast.domain.errors import OperationNotFoundError, StoreOpenError, StoreUnavailableError
 from outlast.stores.sqlite import SqliteStore
+from outlast.stores.sqlite.commands import ReadDataVersion
+from outlast.stores.sqlite.store import OTHERS_POLL_SECONDS
+from outlast.stores.sqlite.transaction import Transaction
 from outlast.testing.clock import ManualClock
 from outlast.testing.contract.driver import LEASE, METHOD, Driver
 
@@ -152,3 +155,33 @@ async def test_an_operation_that_cannot_be_understood_keeps_no_other_from_being_
         assert again.claims == []
         assert again.next_ready_time is not None
         assert again.next_ready_time > clock.now()
+
+
+async def test_an_error_that_nobody_foresaw_does_not_end_the_hints_of_what_others_write(
+    path: Path,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    right, failed, told = ReadDataVersion.run, asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def wrong(_command: ReadDataVersion, _transaction: Transaction) -> int:
+        loop.call_soon_threadsafe(failed.set)
+        raise ValueError("a bug")
+
+    async with (
+        SqliteStore.open(path, clock=clock) as store,
+        SqliteStore.open(path, clock=clock) as other,
+    ):
+        store.changes.subscribe(lambda _: told.set())
+        monkeypatch.setattr(ReadDataVersion, "run", wrong)
+        await clock.advance(OTHERS_POLL_SECONDS)
+        await failed.wait()
+        await store.expire(1)  # answered after the failure of its own watcher
+        monkeypatch.setattr(ReadDataVersion, "run", right)
+        await Driver(other, clock).insert()
+        while not told.is_set():
+            await clock.advance(OTHERS_POLL_SECONDS)
+            await store.expire(1)
+    assert "a bug" in caplog.text

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum, auto
 
 from outlast.domain.errors import OperationNotFoundError, StoreUnavailableError, TooManyWaitersError
@@ -157,20 +157,40 @@ class WaiterHub:
             if not asking:
                 continue
             try:
-                found = await self._store.get_many(list(asking))
+                await self._answer(asking)
             except StoreUnavailableError as error:
                 _log.warning("waiters could not be served, trying again: %s", error)
                 await self._clock.sleep(1.0)
                 self._read_soon(asking)
-                continue
-            for name, waiters in asking.items():
-                operation = found.get(name)
-                if operation is None:
-                    _settle(waiters, _Answer.GONE)
-                elif operation.done:
-                    _settle(waiters, operation)
-                else:
-                    self._mark_read(name, waiters)
+
+    async def _answer(self, asking: Mapping[str, Sequence[_Waiter]]) -> None:
+        """Read operations and answer those of whose waiting that is the end.
+
+        One that cannot be read must not take others down: they are halved until it is
+        alone. Who waits for it looks, and is told the error.
+        """
+        names = list(asking)
+        try:
+            found = await self._store.get_many(names)
+        except StoreUnavailableError:
+            raise
+        except Exception:  # noqa: BLE001  # whatever it is, it is told to who asks for the record
+            if len(names) == 1:
+                _log.exception("%s, which is waited for, cannot be read", names[0])
+                _settle(asking[names[0]], _Answer.LOOK)
+                return
+            middle = len(names) // 2
+            for half in (names[:middle], names[middle:]):
+                await self._answer({name: asking[name] for name in half})
+            return
+        for name, waiters in asking.items():
+            operation = found.get(name)
+            if operation is None:
+                _settle(waiters, _Answer.GONE)
+            elif operation.done:
+                _settle(waiters, operation)
+            else:
+                self._mark_read(name, waiters)
 
     def _mark_read(self, name: str, waiters: Iterable[_Waiter]) -> None:
         here = self._waiters.get(name, {})

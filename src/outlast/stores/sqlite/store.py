@@ -351,10 +351,11 @@ class SqliteStore(OperationStore):
             await self._clock.sleep(OTHERS_POLL_SECONDS)
             try:
                 newest = await self._writer.run(ReadDataVersion())
-            except StoreUnavailableError as error:
-                if error.message != told:
-                    told = error.message
-                    _log.warning("%s", told)
+            except Exception as error:  # noqa: BLE001  # nobody else would tell what others write
+                if repr(error) != told:
+                    told = repr(error)
+                    unforeseen = not isinstance(error, StoreUnavailableError)
+                    _log.warning("%s", error, exc_info=unforeseen)
                 continue
             told = ""
             if newest != version:
