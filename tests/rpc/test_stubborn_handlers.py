@@ -1,6 +1,8 @@
 """Handlers that do not stop when they are told to, and what is done beside them."""
 
 import asyncio
+import os
+import threading
 from datetime import timedelta
 
 import pytest
@@ -84,4 +86,36 @@ async def test_a_server_whose_slots_are_all_lost_serves_and_says_so(
         ]
 
         stubborn.over.set()
+        assert (await client.done(waiting)).HasField("response")
+
+
+@pytest.mark.parametrize("how", ["a plain step", "run_in_thread"])
+async def test_a_thread_that_goes_on_keeps_the_slot_and_says_so(serving, scripted, caplog, how):
+    began, over = threading.Event(), threading.Event()
+
+    def block():
+        began.set()
+        over.wait()
+
+    async def work(request, operation):
+        function = block if request.parent else os.getpid
+        if how == "run_in_thread":
+            await operation.run_in_thread(function)
+        else:
+            await operation.step("call", function)
+
+    async with serving(scripted(work), concurrency=2, **AT_ONCE) as client:
+        try:
+            for _ in range(2):
+                assert (await client.finished()).HasField("response")
+                began.clear()
+                started = await client.run(parent="p/1")
+                await client.until(began.is_set)
+                await client.cancel(started.name)
+                assert (await client.done(started)).error.code == outlast.Code.CANCELLED
+            await client.until(lambda: "every slot is held" in caplog.text)
+            waiting = await client.run()
+            assert not (await client.wait(waiting.name, 0.05)).done
+        finally:
+            over.set()
         assert (await client.done(waiting)).HasField("response")

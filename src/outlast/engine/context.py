@@ -1,11 +1,8 @@
 """What running work can do: report, record steps, leave the event loop."""
 
-import asyncio
-import contextvars
 import math
 import random
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
 from datetime import datetime
 from typing import TypeVar
 
@@ -18,6 +15,7 @@ from outlast.engine.patience import absorb
 from outlast.engine.processes import ProcessPool
 from outlast.engine.retry import RetryPolicy
 from outlast.engine.settings import EngineSettings
+from outlast.engine.threads import Threads
 from outlast.ports import Clock, OperationStore
 
 T = TypeVar("T")
@@ -34,7 +32,6 @@ class ExecutionContext:
         settings: EngineSettings,
         *,
         processes: ProcessPool,
-        threads: Executor,
         chance: random.Random,
     ) -> None:
         self.operation: Operation = claim.operation
@@ -43,12 +40,13 @@ class ExecutionContext:
         """Until when the lease holds as far as this process knows, in monotonic seconds."""
         self.on_refused: Callable[[], None] = lambda: None
         """Called when a write is refused because the lease is lost, before that is raised."""
+        self.threads = Threads()
+        """What of this attempt runs in threads."""
         self._lease = claim.lease
         self._store = store
         self._clock = clock
         self._settings = settings
         self._processes = processes
-        self._threads = threads
         self._chance = chance
         self._steps: dict[str, Payload] | None = None
         self._used_keys: set[str] = set()
@@ -120,15 +118,7 @@ class ExecutionContext:
 
     async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Run a function in a thread. It cannot be stopped; its result is dropped on cancel."""
-        context = contextvars.copy_context()
-
-        def call() -> T:
-            try:
-                return context.run(function, *args)
-            except StopIteration as error:  # a future that gets it is never done
-                raise RuntimeError("the function raised StopIteration") from error
-
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        return await self.threads.run(function, *args)
 
     async def run_in_process(self, function: Callable[..., T], *args: object) -> T:
         """Run a function in a process, which is killed when this attempt is cancelled."""

@@ -4,9 +4,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -75,9 +75,6 @@ class Executor:
         )
         self._writer = OutcomeWriter(store, clock)
         self._processes = ProcessPool(max_bytes=settings.max_process_bytes)
-        self._threads = ThreadPoolExecutor(
-            settings.concurrency, thread_name_prefix="outlast-handler"
-        )
         self._giving_back = False
         self._hurried = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
@@ -96,7 +93,7 @@ class Executor:
     @property
     def running(self) -> int:
         """How many handlers are running."""
-        return len(self._workload)
+        return sum(1 for _ in self._workload)
 
     def start(self) -> Sequence[asyncio.Task[None]]:
         """Begin to claim and run operations; return the tasks that must not end."""
@@ -147,7 +144,8 @@ class Executor:
             task.cancel()
         await asyncio.wait(last)
         await self._processes.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for running in self._workload:
+            running.context.threads.close()
         self._unsubscribe()
         self._loops = []
 
@@ -182,7 +180,6 @@ class Executor:
             self._clock,
             self._settings,
             processes=self._processes,
-            threads=self._threads,
             chance=self._chance,
         )
         lease = self._settings.lease
@@ -225,10 +222,26 @@ class Executor:
             if outcome is not None and not running.abandoned:
                 await self._writer.write(running, outcome)
         finally:
-            on_trial = running.on_trial
-            running.end_timers()
-            self._workload.remove(running)
-            self._claimer.on_slot_freed(after_trial=on_trial)
+            self._end(running)
+
+    def _end(self, running: Running) -> None:
+        """Let go of an attempt that is over; its slot is free when its threads have ended."""
+        on_trial, threads = running.on_trial, running.context.threads
+        running.end_timers()
+        threads.close()
+        self._workload.end(running)
+        if threads.busy:
+            pause = self._settings.cancel_grace.total_seconds()
+            abandon = partial(self._abandon_threads, running)
+            running.timers.append(self._clock.call_later(pause, abandon))
+        threads.when_ended(partial(self._free_slot, running))
+        if on_trial:
+            self._claimer.on_slot_freed(after_trial=True)
+
+    def _free_slot(self, running: Running) -> None:
+        running.end_timers()
+        self._workload.free_slot(running)
+        self._claimer.on_slot_freed(after_trial=False)
 
     async def _absorb_cancellation(self, running: Running) -> None:
         """Take what a handler that cancels itself and returns has left for the next await."""
@@ -274,8 +287,16 @@ class Executor:
         self._abandoning.add(task)
         task.add_done_callback(self._abandoning.discard)
 
+    def _abandon_threads(self, running: Running) -> None:
+        """Tell of threads that go on though their attempt is over; they keep its slot."""
+        if running.abandoned or self._giving_back:
+            return
+        running.abandoned = True
+        _log.error("threads of operation %s do not stop; they keep its slot", running.lease.name)
+        self._tell_if_stuck(running.method)
+
     def _tell_if_stuck(self, method: Method) -> None:
-        """Say so when abandoned handlers have taken the last slot: nothing else would."""
+        """Say so when what was abandoned has taken the last slot: nothing else would."""
         if self._workload.abandoned() >= self._settings.concurrency:
             where = ""
         elif self._workload.abandoned(method) == method.concurrency:

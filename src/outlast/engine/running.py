@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum, auto
+from itertools import chain
 
 from outlast.domain.operation import Claim
 from outlast.engine.context import ExecutionContext
@@ -107,16 +108,19 @@ class Workload:
 
     def __init__(self, methods: Mapping[str, Method], concurrency: int) -> None:
         self.idle = asyncio.Event()
-        """Set while nothing runs."""
+        """Set while nothing runs; threads that attempts have left behind do not count."""
         self.idle.set()
         self._methods = methods
         self._concurrency = concurrency
         self._running: dict[Running, None] = {}
+        self._left: dict[Running, None] = {}
+        """What has ended but for its threads, which keep its slot."""
         self._by_name: dict[str, Running] = {}
         self._in_method: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._running)
+        """Return how many slots are taken, also by what has left threads behind."""
+        return len(self._running) + len(self._left)
 
     def __iter__(self) -> Iterator[Running]:
         """Iterate over what runs now, whatever begins or ends meanwhile."""
@@ -125,7 +129,7 @@ class Workload:
     @property
     def full(self) -> bool:
         """Whether nothing more may run, of any method."""
-        return len(self._running) >= self._concurrency
+        return len(self) >= self._concurrency
 
     @property
     def on_trial(self) -> bool:
@@ -133,8 +137,9 @@ class Workload:
         return any(running.on_trial for running in self._running)
 
     def abandoned(self, method: Method | None = None) -> int:
-        """Return how many slots, of a method or of all, are held by handlers that do not stop."""
-        return sum(it.abandoned and method in (None, it.method) for it in self._running)
+        """Return how many slots, of a method or of all, are held by what does not stop."""
+        held = chain(self._running, self._left)
+        return sum(it.abandoned and method in (None, it.method) for it in held)
 
     def named(self, name: str) -> Running | None:
         """Return the latest attempt of an operation that runs here."""
@@ -142,7 +147,7 @@ class Workload:
 
     def free_slots(self) -> Mapping[str, int]:
         """Return how many more operations of each method may run, for those that may."""
-        free = self._concurrency - len(self._running)
+        free = self._concurrency - len(self)
         slots: dict[str, int] = {}
         for name, method in self._methods.items():
             count = free
@@ -163,11 +168,16 @@ class Workload:
         self._in_method[running.method.name] += 1
         self.idle.clear()
 
-    def remove(self, running: Running) -> None:
-        """Free the slot of what has ended."""
+    def end(self, running: Running) -> None:
+        """Forget what has ended, but for its slot."""
         del self._running[running]
+        self._left[running] = None
         if self._by_name.get(running.lease.name) is running:
             del self._by_name[running.lease.name]
-        self._in_method[running.method.name] -= 1
         if not self._running:
             self.idle.set()
+
+    def free_slot(self, running: Running) -> None:
+        """Free the slot of what has ended."""
+        del self._left[running]
+        self._in_method[running.method.name] -= 1
