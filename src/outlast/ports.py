@@ -102,7 +102,7 @@ class Claims:
     """When the next operation of the asked methods becomes ready, if nothing changes.
 
     None if none is known; in the past if more are ready than were given. Suspects do
-    not matter when no more of them may be given, nor leases when none may be taken over.
+    not matter when no more of them may be given, nor leases that ran out only by a jump.
     """
 
 
@@ -237,15 +237,16 @@ class OperationStore(ABC):
         lease: timedelta,
         *,
         suspects: int = 1,
-        take_over: bool = True,
+        distrust: timedelta = timedelta(),
     ) -> Claims:
         """Give a worker operations that are ready, the longest ready first.
 
         At most `limit` in all and `slots[method]` of each method; other methods are
         never given. At most `suspects` of them are suspects (`trial.is_suspect`); more
         of these hold up nothing that is behind them. Ready are PENDING operations that
-        are due and, if it may `take_over`, RUNNING ones whose lease ran out. Each is
-        given to one worker, under a lease with a new epoch and of the given length.
+        are due and RUNNING ones whose lease ran out and would have if the time of day had
+        not jumped ahead, as it did by `distrust` before the call and may do until it is
+        this call's turn. Each is given to one worker, under a lease with a new epoch and of the given length.
         What `transitions.claim` ends instead is ended, and may count towards these limits.
         """
 
@@ -302,12 +303,12 @@ class OperationStore(ABC):
         """Forget at most `limit` expired operations with all they own; return how many."""
 
     @abstractmethod
-    async def reap(self, limit: int, *, take_over: bool = True) -> int:
+    async def reap(self, limit: int, *, distrust: timedelta = timedelta()) -> int:
         """End at most `limit` ready operations that must not run again; return how many.
 
         They are those that `transitions.reap` ends, of any method. `claim` ends them too,
-        but for workers that know their method; there may be none any more. Unless it may
-        `take_over`, RUNNING ones are left alone.
+        but for workers that know their method; there may be none any more. `distrust` is
+        that of `claim`.
         """
 
     @abstractmethod

@@ -1,5 +1,6 @@
 """Leases: kept while the work goes on, and nothing is written without one."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -286,7 +287,9 @@ async def test_workers_let_each_other_be_when_the_time_of_day_jumps_ahead(world,
 
 
 @pytest.mark.usefixtures("engine")
-async def test_after_a_jump_ahead_new_work_begins_and_lost_work_a_lease_later(world, handler):
+async def test_after_a_jump_ahead_new_work_begins_and_lost_work_when_its_lease_would_have_ended(
+    world, handler
+):
     lost = await world.insert()
     await world.take()
     world.clock.jump(3600)
@@ -295,3 +298,33 @@ async def test_after_a_jump_ahead_new_work_begins_and_lost_work_a_lease_later(wo
     assert handler.attempts == 1
     await world.clock.advance(3)
     assert handler.names[1:] == [lost]
+
+
+async def test_nothing_is_lost_by_a_jump_ahead_while_a_claim_is_under_way(world, handler):
+    await world.engine(world.method(handler), concurrency=2)
+    name = await world.begin(max_attempts=1)
+    world.store.inject(Fault(delay_before=1.5), "claim", times=1)
+    await world.clock.advance(1)
+    world.clock.jump(3600)
+    await world.clock.advance(60)
+    assert handler.attempts == 1
+    assert (await world.get(name)).lease_epoch == 1
+
+
+async def test_a_drained_worker_keeps_its_leases_when_the_time_of_day_jumps_ahead(world, handler):
+    handler.stubborn = True
+    first = await world.engine(world.method(handler), cancel_grace=timedelta(seconds=120))
+    name = await world.begin(max_attempts=1)
+    rival = await world.engine(
+        world.method(handler), store=world.client(), lease=timedelta(seconds=2)
+    )
+    stopping = asyncio.create_task(first.stop())
+    await world.clock.advance(1)
+    world.clock.jump(3600)
+    await world.clock.advance(60)
+    assert await world.state(name) == "RUNNING"
+    assert rival.executor.running == 0
+    handler.let_go.set()
+    await world.clock.advance(0)
+    await stopping
+    assert await world.state(name) == "SUCCEEDED"

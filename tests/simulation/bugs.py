@@ -80,10 +80,11 @@ def renewals_do_not_check_the_epoch(patch):
 def a_claim_does_not_look_again_whether_the_lease_has_run_out(patch):
     right = Records.longest_ready
 
-    def longest_ready(self, methods, now, **options):
-        stale = right(self, methods, now + timedelta(seconds=2), **options)
+    def longest_ready(self, methods, now, *, lost_by, **options):
+        ahead = timedelta(seconds=2)
+        stale = right(self, methods, now + ahead, lost_by=lost_by + ahead, **options)
         taken = stale is not None and stale.state is State.RUNNING
-        return stale if taken else right(self, methods, now, **options)
+        return stale if taken else right(self, methods, now, lost_by=lost_by, **options)
 
     patch.setattr(Records, "longest_ready", longest_ready)
 

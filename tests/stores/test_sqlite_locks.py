@@ -11,7 +11,7 @@ import pytest
 from outlast.domain.errors import StoreOpenError, StoreUnavailableError
 from outlast.stores.sqlite import SqliteStore, connection
 from outlast.testing.clock import ManualClock
-from outlast.testing.contract.driver import Driver
+from outlast.testing.contract.driver import LEASE, METHOD, Driver
 
 
 @contextmanager
@@ -92,3 +92,17 @@ async def test_a_file_that_others_keep_for_themselves_is_away_and_comes_back(
                 pass
     async with SqliteStore.open(path, clock=clock) as store:
         assert await store.get(operation.name) == operation
+
+
+async def test_a_jump_of_the_clock_during_a_lock_of_others_makes_no_lease_seem_lost(
+    path: Path, clock: ManualClock
+) -> None:
+    async with SqliteStore.open(path, clock=clock) as store:
+        await Driver(store, clock).start()
+        with locked(path):
+            claiming = asyncio.create_task(store.claim("worker-2", {METHOD: 5}, 5, LEASE))
+            reaping = asyncio.create_task(store.reap(5))
+            await store.stats()
+            clock.jump(3600)
+        assert not (await claiming).claims
+        assert await reaping == 0

@@ -84,8 +84,8 @@ HOT_QUERIES = {
         statements.FORGET_EXPIRED,
         "SEARCH operations USING COVERING INDEX operations_expired (expire_time<?)",
     ),
-    "reap, stopping": (statements.select_reapable(take_over=True), STOPPING),
-    "reap, overdue": (statements.select_reapable(take_over=True), OVERDUE),
+    "reap, stopping": (statements.REAPABLE, STOPPING),
+    "reap, overdue": (statements.REAPABLE, OVERDUE),
     "pending": (
         statements.COUNT_PENDING,
         "SCAN operations USING COVERING INDEX operations_ready",

@@ -105,7 +105,7 @@ class Claimer:
                 free,
                 self._settings.lease,
                 suspects=suspects,
-                take_over=self._leases.may_take_over,
+                distrust=self._leases.distrust,
             )
         except StoreUnavailableError as error:
             _log.warning("no work can be claimed, trying again: %s", error)

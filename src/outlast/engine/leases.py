@@ -37,9 +37,9 @@ class LeaseKeeper:
         self._jumps = JumpWatch(clock, lease)
 
     @property
-    def may_take_over(self) -> bool:
-        """Whether to take leases of others that ran out; see `JumpWatch`."""
-        return self._jumps.may_take_over
+    def distrust(self) -> timedelta:
+        """By how much the time of day has jumped ahead of late; see `JumpWatch`."""
+        return self._jumps.distrust
 
     def renew_now(self) -> None:
         """Renew without waiting for the next turn: that tells what became of the leases."""
@@ -68,6 +68,7 @@ class LeaseKeeper:
         """Stop what another worker may soon take; also while a renewal is under way."""
         while True:
             await self._clock.sleep(self._tick_seconds)
+            await self.renew_after_jump()
             for running in self._workload:
                 self.fence(running)
 

@@ -28,7 +28,7 @@ async def reap_forever(store: OperationStore, clock: Clock, lease: timedelta) ->
         jumps.look()
 
         async def reap(limit: int) -> int:
-            return await store.reap(limit, take_over=jumps.may_take_over)
+            return await store.reap(limit, distrust=jumps.distrust)
 
         await _sweep(reap, "operations that must not run again wait for now")
         await clock.sleep(lease.total_seconds())

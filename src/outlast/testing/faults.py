@@ -195,12 +195,12 @@ class FaultyStore(OperationStore):
         lease: timedelta,
         *,
         suspects: int = 1,
-        take_over: bool = True,
+        distrust: timedelta = timedelta(),
     ) -> Claims:
         return await self._call(
             "claim",
             lambda: self._store.claim(
-                worker, slots, limit, lease, suspects=suspects, take_over=take_over
+                worker, slots, limit, lease, suspects=suspects, distrust=distrust
             ),
         )
 
@@ -235,8 +235,8 @@ class FaultyStore(OperationStore):
     async def expire(self, limit: int) -> int:
         return await self._call("expire", lambda: self._store.expire(limit))
 
-    async def reap(self, limit: int, *, take_over: bool = True) -> int:
-        return await self._call("reap", lambda: self._store.reap(limit, take_over=take_over))
+    async def reap(self, limit: int, *, distrust: timedelta = timedelta()) -> int:
+        return await self._call("reap", lambda: self._store.reap(limit, distrust=distrust))
 
     async def attempts(self, name: str) -> Sequence[Attempt]:
         return await self._call("attempts", lambda: self._store.attempts(name))

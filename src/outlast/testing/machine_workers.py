@@ -29,7 +29,7 @@ class WorkerRules(MachineBase):
         limit=st.integers(1, 4),
         lease=values.leases,
         suspects=st.integers(0, 2),
-        take_over=st.sampled_from([True, True, False]),
+        distrust=values.distrusts,
     )
     def claim(
         self,
@@ -39,16 +39,15 @@ class WorkerRules(MachineBase):
         lease: timedelta,
         *,
         suspects: int,
-        take_over: bool,
+        distrust: timedelta,
     ) -> None:
         for _ in range(100):
             now = self.clock.now()
-            ready = self.model.ready(slots, now, suspects=suspects > 0, take_over=take_over)
+            lost_by = now - distrust
+            ready = self.model.ready(slots, now, suspects=suspects > 0, lost_by=lost_by)
             after = {n: transitions.claim(it, worker, now, lease) for n, it in ready.items()}
             claims = self._run(
-                self.store.claim(
-                    worker, slots, limit, lease, suspects=suspects, take_over=take_over
-                )
+                self.store.claim(worker, slots, limit, lease, suspects=suspects, distrust=distrust)
             )
             self._check_claims(claims, after)
             given = [ready[claim.operation.name] for claim in claims.claims]
@@ -59,7 +58,7 @@ class WorkerRules(MachineBase):
             unknown = {name for name, it in ready.items() if is_suspect(it) and not left}
             if self._settle_ended(claims, after, unknown):
                 assert claims.next_ready_time == self.model.next_ready_time(
-                    slots, suspects=left > 0, take_over=take_over
+                    slots, now, suspects=left > 0, lost_by=lost_by
                 )
                 return
         raise AssertionError("claims do not come to an end")

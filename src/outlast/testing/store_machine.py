@@ -59,7 +59,7 @@ class StoreMachine(WorkerRules):
                 taken,
                 timedelta(seconds=10),
                 suspects=1,
-                take_over=True,
+                distrust=timedelta(),
             )
 
     @rule(fields=values.operations, limits=values.limits)
@@ -214,16 +214,16 @@ class StoreMachine(WorkerRules):
             self.clock.jump(seconds)
 
     @precondition(has_unfinished)
-    @rule(limit=st.integers(1, 3), take_over=st.booleans())
-    def reap(self, limit: int, take_over: bool) -> None:
+    @rule(limit=st.integers(1, 3), distrust=values.distrusts)
+    def reap(self, limit: int, distrust: timedelta) -> None:
         now = self.clock.now()
         methods = {it.method for it in self.model.records.values()}
-        ready = self.model.ready(methods, now, suspects=True, take_over=take_over)
+        ready = self.model.ready(methods, now, suspects=True, lost_by=now - distrust)
         after = {name: transitions.reap(it, now) for name, it in ready.items()}
         ended = [it for it in after.values() if it.done]
-        first = self._run(self.store.reap(limit, take_over=take_over))
+        first = self._run(self.store.reap(limit, distrust=distrust))
         assert first == min(limit, len(ended))
-        assert self._run(self.store.reap(1000, take_over=take_over)) == len(ended) - first
+        assert self._run(self.store.reap(1000, distrust=distrust)) == len(ended) - first
         for record in ended:
             self.model.replace(record)
 

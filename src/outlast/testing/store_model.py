@@ -35,7 +35,7 @@ class StoreModel:
         return {name for name, it in self.records.items() if transitions.expired(it, now)}
 
     def ready(
-        self, methods: Iterable[str], now: datetime, *, suspects: bool, take_over: bool
+        self, methods: Iterable[str], now: datetime, *, suspects: bool, lost_by: datetime
     ) -> dict[str, Operation]:
         """Return what a worker may take, hidden or not."""
         return {
@@ -44,19 +44,23 @@ class StoreModel:
             if it.method in methods
             and it.ready_time is not None
             and it.ready_time <= now
-            and _may_be_given(it, suspects, take_over)
+            and (suspects or not is_suspect(it))
+            and (it.state is State.PENDING or it.ready_time <= lost_by)
         }
 
     def next_ready_time(
-        self, methods: Iterable[str], *, suspects: bool, take_over: bool
+        self, methods: Iterable[str], now: datetime, *, suspects: bool, lost_by: datetime
     ) -> datetime | None:
         """Return when the first operation of some methods becomes ready, or became."""
         times = (
             it.ready_time
             for it in self.records.values()
-            if it.method in methods and _may_be_given(it, suspects, take_over)
+            if it.method in methods
+            and it.ready_time is not None
+            and (suspects or not is_suspect(it))
+            and (it.state is State.PENDING or not lost_by < it.ready_time <= now)
         )
-        return min((time for time in times if time is not None), default=None)
+        return min(times, default=None)
 
     def same_request(self, operation: Operation, now: datetime) -> Operation | None:
         """Return the visible operation that has the request_id of another one."""
@@ -150,7 +154,7 @@ class StoreModel:
 
     def _figures(self, method: str, now: datetime) -> QueueStats:
         unfinished = [it for it in self.records.values() if it.method == method and not it.done]
-        ready = self.ready([method], now, suspects=True, take_over=True)
+        ready = self.ready([method], now, suspects=True, lost_by=now)
         states = [it.state for it in unfinished if it.name not in ready]
         visible = self.visible(now).values()
         first = min((it.ready_time or now for it in ready.values()), default=None)
@@ -185,9 +189,3 @@ class StoreModel:
 
 def _request_key(operation: Operation) -> tuple[str, str, str, str]:
     return operation.principal, operation.parent, operation.method, operation.request_id
-
-
-def _may_be_given(operation: Operation, suspects: bool, take_over: bool) -> bool:
-    return (suspects or not is_suspect(operation)) and (
-        take_over or operation.state is State.PENDING
-    )

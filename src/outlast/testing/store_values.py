@@ -39,6 +39,8 @@ operations = st.fixed_dictionaries(
         "delay": delays,
     }
 )
+distrusts = st.sampled_from([0, 0, 0, 2, 1000]).map(lambda it: timedelta(seconds=it))
+"""How much earlier than now a lease must have run out to be lost."""
 limits = st.sampled_from(
     [{}, {}, {}, {"max_pending": 0}, {"max_pending": 3}, {"max_pending_in_method": 2}]
 )

@@ -101,27 +101,26 @@ class Records:
             yield self._by_name[places[index][1]]
 
     def longest_ready(
-        self, methods: Iterable[str], now: datetime, *, suspects: bool, take_over: bool
+        self, methods: Iterable[str], now: datetime, *, suspects: bool, lost_by: datetime
     ) -> Operation | None:
         """Return what has been ready the longest and may be given, None if nothing is."""
-        first = self._first(methods, suspects, take_over)
+        first = self._first(methods, now, suspects, lost_by)
         return None if first is None or first[0] > now else self._by_name[first[1]]
 
     def next_ready_time(
-        self, methods: Iterable[str], *, suspects: bool, take_over: bool
+        self, methods: Iterable[str], now: datetime, *, suspects: bool, lost_by: datetime
     ) -> datetime | None:
         """Return when the first operation of some methods becomes ready, or became."""
-        first = self._first(methods, suspects, take_over)
+        first = self._first(methods, now, suspects, lost_by)
         return None if first is None else first[0]
 
-    def ready_to_end(self, now: datetime, *, take_over: bool) -> list[Operation]:
+    def ready_to_end(self, now: datetime, *, lost_by: datetime) -> list[Operation]:
         """Return what is ready and has a deadline, or was asked to stop, by name."""
         return [
             operation
             for operation in map(self._by_name.__getitem__, sorted(self._ending))
             if operation.ready_time is not None
-            and operation.ready_time <= now
-            and (take_over or operation.state is State.PENDING)
+            and operation.ready_time <= (now if operation.state is State.PENDING else lost_by)
         ]
 
     def first_to_expire(self) -> Operation | None:
@@ -227,28 +226,39 @@ class Records:
             if not redrives:
                 del self._redrives[operation.retried_from]
 
-    def _first(self, methods: Iterable[str], suspects: bool, take_over: bool) -> _Moment | None:
-        queues = [self._queues[it] for it in methods if it in self._queues]
-        kinds = [
-            kind
-            for kind in _KINDS
-            if (suspects or not kind.suspect) and (take_over or not kind.leased)
-        ]
-        firsts = (self._first_of(queue.moments[kind], kind) for queue in queues for kind in kinds)
+    def _first(
+        self, methods: Iterable[str], now: datetime, suspects: bool, lost_by: datetime
+    ) -> _Moment | None:
+        """Return what is ready first, leaving out leases that ran out after `lost_by`."""
+        firsts: list[_Moment | None] = []
+        for queue in [self._queues[it] for it in methods if it in self._queues]:
+            for kind in _KINDS:
+                if suspects or not kind.suspect:
+                    first = self._first_of(queue.moments[kind], kind)
+                    if first is not None and kind.leased and lost_by < first[0] <= now:
+                        first = self._first_later(queue.moments[kind], kind, now)
+                    firsts.append(first)
         return min((first for first in firsts if first is not None), default=None)
 
     def _first_of(self, moments: list[_Moment], kind: _Kind) -> _Moment | None:
         while moments:
-            moment, name = moments[0]
-            operation = self._by_name.get(name)
-            if (
-                operation is not None
-                and operation.ready_time == moment
-                and _Kind.of(operation) == kind
-            ):
-                return moment, name
+            if self._holds(moments[0], kind):
+                return moments[0]
             heapq.heappop(moments)
         return None
+
+    def _first_later(self, moments: list[_Moment], kind: _Kind, now: datetime) -> _Moment | None:
+        later = (it for it in moments if it[0] > now and self._holds(it, kind))
+        return min(later, default=None)
+
+    def _holds(self, moment: _Moment, kind: _Kind) -> bool:
+        """Whether a record still becomes ready at a moment."""
+        operation = self._by_name.get(moment[1])
+        return (
+            operation is not None
+            and operation.ready_time == moment[0]
+            and _Kind.of(operation) == kind
+        )
 
 
 def _request_key(operation: Operation) -> tuple[str, str, str, str]:

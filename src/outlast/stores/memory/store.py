@@ -156,16 +156,17 @@ class MemoryStore(OperationStore):
         lease: timedelta,
         *,
         suspects: int = 1,
-        take_over: bool = True,
+        distrust: timedelta = timedelta(),
     ) -> Claims:
         with self._lock:
             now = self._clock.now()
+            lost_by = now - distrust
             free = {method: count for method, count in slots.items() if count > 0}
             claims: list[Claim] = []
             changes: list[Change] = []
             while len(claims) < limit:
                 operation = self._records.longest_ready(
-                    free, now, suspects=suspects > 0, take_over=take_over
+                    free, now, suspects=suspects > 0, lost_by=lost_by
                 )
                 if operation is None:
                     break
@@ -180,7 +181,7 @@ class MemoryStore(OperationStore):
                         del free[after.method]
             self._changes.publish(changes)
             next_ready_time = self._records.next_ready_time(
-                slots, suspects=suspects > 0, take_over=take_over
+                slots, now, suspects=suspects > 0, lost_by=lost_by
             )
             return Claims(claims, next_ready_time)
 
@@ -250,11 +251,11 @@ class MemoryStore(OperationStore):
                 count += 1
             return count
 
-    async def reap(self, limit: int, *, take_over: bool = True) -> int:
+    async def reap(self, limit: int, *, distrust: timedelta = timedelta()) -> int:
         with self._lock:
             now = self._clock.now()
             changes: list[Change] = []
-            for operation in self._records.ready_to_end(now, take_over=take_over):
+            for operation in self._records.ready_to_end(now, lost_by=now - distrust):
                 after = transitions.reap(operation, now)
                 if after.done and len(changes) < limit:
                     changes.append(self._replace(operation, after))

@@ -19,7 +19,7 @@ from outlast.domain.errors import (
 from outlast.domain.operation import Claim, Lease, Operation
 from outlast.domain.status import Payload
 from outlast.domain.trial import SUSPECT_FROM
-from outlast.ports import Claims, Inserted, Renewal
+from outlast.ports import Claims, Clock, Inserted, Renewal
 from outlast.stores.rows import (
     Row,
     all_values,
@@ -33,6 +33,8 @@ from outlast.stores.sqlite.connection import data_version
 from outlast.stores.sqlite.transaction import Command, Stored, Transaction
 
 _PUT_OFF = timedelta(hours=1)
+_NO_JUMP = timedelta(milliseconds=10)
+"""By how much two clocks that were read one after the other may differ."""
 
 _log = logging.getLogger(__name__)
 
@@ -209,6 +211,21 @@ class Renew(Command[Renewal]):
         return Renewal(frozenset(self.leases) - kept, frozenset(cancelled))
 
 
+class LostBy:
+    """By when a lease must have run out to be lost, for a command whose turn comes later."""
+
+    def __init__(self, clock: Clock, distrust: timedelta) -> None:
+        self._clock = clock
+        self._asked_at, self._since = clock.now() - distrust, clock.monotonic()
+        self._distrust = distrust
+
+    def at(self, now: datetime) -> datetime:
+        """Return that time; a jump ahead since it was asked for does not count."""
+        waited = timedelta(seconds=self._clock.monotonic() - self._since)
+        expected = self._asked_at + waited
+        return now - self._distrust if now - self._distrust - expected < _NO_JUMP else expected
+
+
 @dataclass(eq=False, slots=True)
 class TakeReady(Command[Claims]):
     """Give ready operations to a worker."""
@@ -219,7 +236,7 @@ class TakeReady(Command[Claims]):
     limit: int
     lease: timedelta
     suspects: int
-    take_over: bool
+    lost_by: LostBy
 
     def run(self, transaction: Transaction) -> Claims:
         transaction.flush()
@@ -229,25 +246,23 @@ class TakeReady(Command[Claims]):
         claims = self._take(transaction, self._ready(transaction, free))
         transaction.flush()
         given = sum(claim.operation.interruptions >= SUSPECT_FROM for claim in claims)
-        sql = statements.next_ready(
-            len(self.slots), suspects=given < self.suspects, take_over=self.take_over
-        )
-        (moment,) = transaction.connection.execute(sql, list(self.slots)).fetchone()
+        sql = statements.next_ready(len(self.slots), suspects=given < self.suspects)
+        now, lost_by = to_micros(transaction.now), to_micros(self.lost_by.at(transaction.now))
+        parameters = [value for method in self.slots for value in (method, lost_by, now)]
+        (moment,) = transaction.connection.execute(sql, parameters).fetchone()
         return Claims(claims, from_micros(moment))
 
     def _ready(self, transaction: Transaction, free: Mapping[str, int]) -> Sequence[int]:
         """Return the ids of what is ready, the longest ready first, as many as may be given."""
-        now = to_micros(transaction.now)
+        now, lost_by = to_micros(transaction.now), to_micros(self.lost_by.at(transaction.now))
         parameters: list[object] = []
         for method, count in free.items():
-            parameters += [method, now, min(count, self.limit)]
+            parameters += [method, now, lost_by, min(count, self.limit)]
         if self.suspects > 0:
             for method in free:
-                parameters += [method, now, self.suspects]
+                parameters += [method, now, lost_by, self.suspects]
         limit = self.limit + self.suspects * len(free)
-        sql = statements.select_ready(
-            len(free), suspects=self.suspects > 0, take_over=self.take_over
-        )
+        sql = statements.select_ready(len(free), suspects=self.suspects > 0)
         rows = transaction.connection.execute(sql, [*parameters, limit]).fetchall()
         left, suspects = dict(free), self.suspects
         ids: list[int] = []
@@ -293,14 +308,18 @@ class Reap(Command[int]):
 
     order: ClassVar[int] = 3
     limit: int
-    take_over: bool
+    lost_by: LostBy
 
     def run(self, transaction: Transaction) -> int:
         transaction.flush()
-        sql = statements.select_reapable(take_over=self.take_over)
-        parameters = {"now": to_micros(transaction.now), "limit": self.limit}
+        parameters = {
+            "now": to_micros(transaction.now),
+            "lost_by": to_micros(self.lost_by.at(transaction.now)),
+            "limit": self.limit,
+        }
+        rows = transaction.connection.execute(statements.REAPABLE, parameters).fetchall()
         count = 0
-        for row_id, *columns in transaction.connection.execute(sql, parameters).fetchall():
+        for row_id, *columns in rows:
             after = _change(
                 transaction, row_id, columns, lambda it: transitions.reap(it, transaction.now)
             )

@@ -56,6 +56,18 @@ INSERT INTO requests SELECT :new, type_url, value FROM requests WHERE operation 
 COPY_STEPS = """
 INSERT INTO steps SELECT :new, key, type_url, value FROM steps WHERE operation = :old
 """
+REAPABLE = f"""
+SELECT o.id, {SELECT_COLUMNS} FROM operations o WHERE o.id IN (
+    SELECT id FROM operations
+    WHERE cancel_requested_time IS NOT NULL AND ready_time <= :now
+        AND (state = 'PENDING' OR ready_time <= :lost_by)
+    UNION
+    SELECT id FROM operations
+    WHERE deadline <= :now AND ready_time <= :now
+        AND (state = 'PENDING' OR ready_time <= :lost_by)
+    LIMIT :limit
+)
+"""
 HIDE = "UPDATE operations SET request_id = ?, deleted = ? WHERE id = ?"
 FORGET = "DELETE FROM operations WHERE id = ?"
 FORGET_EXPIRED = """
@@ -173,23 +185,25 @@ def renew_leases(rows: int) -> str:
 
 
 @cache
-def select_ready(methods: int, *, suspects: bool, take_over: bool = True) -> str:
-    """Find what is ready: (method, now, slots) of each method, then the limit.
+def select_ready(methods: int, *, suspects: bool) -> str:
+    """Find what is ready: (method, now, lost_by, slots) of each method, then the limit.
 
-    With suspects, (method, now, how many of them) of each method follow on the first.
+    With suspects, (method, now, lost_by, how many of them) of each method follow on the
+    first. Leases that ran out after `lost_by` are not lost.
     """
-    state = "" if take_over else "AND state = 'PENDING'"
     one = f"""
     SELECT * FROM (
         SELECT id, ready_time, method, 0 AS suspect FROM operations
-        WHERE method = ? AND ready_time <= ? AND NOT {_SUSPECT} {state}
+        WHERE method = ? AND ready_time <= ? AND (state = 'PENDING' OR ready_time <= ?)
+            AND NOT {_SUSPECT}
         ORDER BY ready_time LIMIT ?
     )
     """
     suspect = f"""
     SELECT * FROM (
         SELECT id, ready_time, method, 1 FROM operations
-        WHERE method = ? AND ready_time <= ? AND interruptions > 0 AND {_SUSPECT} {state}
+        WHERE method = ? AND ready_time <= ? AND (state = 'PENDING' OR ready_time <= ?)
+            AND interruptions > 0 AND {_SUSPECT}
         ORDER BY ready_time LIMIT ?
     )
     """
@@ -198,33 +212,20 @@ def select_ready(methods: int, *, suspects: bool, take_over: bool = True) -> str
 
 
 @cache
-def next_ready(methods: int, *, suspects: bool, take_over: bool = True) -> str:
-    """Find when something of some methods becomes ready, or was ready first."""
-    tests = "" if suspects else f"AND NOT {_SUSPECT}"
-    tests += "" if take_over else " AND state = 'PENDING'"
+def next_ready(methods: int, *, suspects: bool) -> str:
+    """Find when something becomes ready, or was ready first: (method, lost_by, now) of each method.
+
+    Leases that ran out after `lost_by` do not matter.
+    """
     one = f"""
     SELECT * FROM (
         SELECT ready_time AS moment FROM operations
-        WHERE method = ? AND ready_time IS NOT NULL {tests}
+        WHERE method = ? AND ready_time IS NOT NULL {"" if suspects else f"AND NOT {_SUSPECT}"}
+            AND (state = 'PENDING' OR ready_time <= ? OR ready_time > ?)
         ORDER BY ready_time LIMIT 1
     )
     """
     return f"SELECT min(moment) FROM ({' UNION ALL '.join([one] * methods)})"
-
-
-@cache
-def select_reapable(*, take_over: bool) -> str:
-    """Find what is ready and must not run again: now and the limit are named."""
-    state = "" if take_over else "AND state = 'PENDING'"
-    return f"""
-    SELECT o.id, {SELECT_COLUMNS} FROM operations o WHERE o.id IN (
-        SELECT id FROM operations
-        WHERE cancel_requested_time IS NOT NULL AND ready_time <= :now {state}
-        UNION
-        SELECT id FROM operations WHERE deadline <= :now AND ready_time <= :now {state}
-        LIMIT :limit
-    )
-    """
 
 
 @cache

@@ -37,6 +37,7 @@ from outlast.stores.sqlite.cache import RecordCache
 from outlast.stores.sqlite.commands import (
     Expire,
     Insert,
+    LostBy,
     ReadDataVersion,
     Reap,
     RecordStep,
@@ -213,9 +214,11 @@ class SqliteStore(OperationStore):
         lease: timedelta,
         *,
         suspects: int = 1,
-        take_over: bool = True,
+        distrust: timedelta = timedelta(),
     ) -> Claims:
-        return await self._writer.run(TakeReady(worker, slots, limit, lease, suspects, take_over))
+        return await self._writer.run(
+            TakeReady(worker, slots, limit, lease, suspects, LostBy(self._clock, distrust))
+        )
 
     async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
         return await self._writer.run(Renew(leases, duration))
@@ -260,8 +263,8 @@ class SqliteStore(OperationStore):
             self._cache.clear()  # a clock that goes back must not bring them back
         return forgotten
 
-    async def reap(self, limit: int, *, take_over: bool = True) -> int:
-        return await self._writer.run(Reap(limit, take_over))
+    async def reap(self, limit: int, *, distrust: timedelta = timedelta()) -> int:
+        return await self._writer.run(Reap(limit, LostBy(self._clock, distrust)))
 
     async def attempts(self, name: str) -> Sequence[Attempt]:
         operation = await self.get(name)

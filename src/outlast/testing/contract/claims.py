@@ -46,7 +46,7 @@ class ClaimContract(ContractFixtures):
         assert claims.next_ready_time is None
 
     @pytest.mark.parametrize("losses", [0, 2])
-    async def test_a_claim_that_may_not_take_over_is_given_only_what_waits(
+    async def test_a_lease_that_ran_out_only_by_a_jump_is_not_lost(
         self, driver: Driver, store: OperationStore, clock: ManualClock, losses: int
     ) -> None:
         running = await driver.insert()
@@ -54,15 +54,28 @@ class ClaimContract(ContractFixtures):
             await driver.claim_one()
             await driver.lose_lease()
         waiting = await driver.insert(ready_time=clock.now() + timedelta(seconds=7))
-        early = await store.claim("worker-2", {METHOD: 5}, 5, LEASE, take_over=False)
+        jump = timedelta(seconds=8)
+        early = await store.claim("worker-2", {METHOD: 5}, 5, LEASE, distrust=jump)
         assert not early.claims
         assert early.next_ready_time == waiting.ready_time
         await clock.advance(7)
-        later = await store.claim("worker-2", {METHOD: 5}, 5, LEASE, take_over=False)
+        later = await store.claim("worker-2", {METHOD: 5}, 5, LEASE, distrust=jump)
         assert [claim.operation.name for claim in later.claims] == [waiting.name]
-        assert later.next_ready_time is None
-        taken = await store.claim("worker-2", {METHOD: 5}, 5, LEASE)
+        assert later.next_ready_time == clock.now() + LEASE
+        await clock.advance(1)
+        taken = await store.claim("worker-2", {METHOD: 5}, 5, LEASE, distrust=jump)
         assert [claim.operation.name for claim in taken.claims] == [running.name]
+
+    async def test_a_jump_while_a_claim_waits_for_its_turn_makes_no_lease_seem_lost(
+        self, driver: Driver, store: OperationStore, clock: ManualClock
+    ) -> None:
+        await driver.start()
+        claiming = asyncio.create_task(store.claim("worker-2", {METHOD: 5}, 5, LEASE))
+        reaping = asyncio.create_task(store.reap(5))
+        await asyncio.sleep(0)  # both have been called
+        clock.jump(3600)
+        assert not (await claiming).claims
+        assert await reaping == 0
 
     async def test_the_longest_ready_is_given_first_of_whatever_method(
         self, driver: Driver, store: OperationStore, clock: ManualClock

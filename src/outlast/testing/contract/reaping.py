@@ -64,14 +64,17 @@ class ReapContract(ContractFixtures):
         assert await store.reap(10) == 0
         assert [await store.get(it.name) for it in (lost, waiting)] == [lost, waiting]
 
-    async def test_what_may_not_be_taken_over_is_not_reaped(
+    async def test_what_lost_its_lease_only_by_a_jump_is_not_reaped(
         self, driver: Driver, store: OperationStore, clock: ManualClock
     ) -> None:
-        running = (await driver.start(timeout=TIMEOUT)).operation.name
+        running = (await driver.start(timeout=TIMEOUT)).operation
         waiting = (await driver.run(Retry(ERROR, timedelta(0)), timeout=TIMEOUT)).name
+        assert running.ready_time is not None
         await clock.advance(TIMEOUT.total_seconds())
-        assert await store.reap(10, take_over=False) == 1
-        assert await driver.states(running, waiting) == [State.RUNNING, State.FAILED]
+        since = clock.now() - running.ready_time
+        assert await store.reap(10, distrust=since + timedelta(seconds=1)) == 1
+        assert await driver.states(running.name, waiting) == [State.RUNNING, State.FAILED]
+        assert await store.reap(10, distrust=since) == 1
 
     async def test_no_more_are_reaped_than_asked_for(
         self, driver: Driver, store: OperationStore

@@ -275,8 +275,8 @@ class Connection(OperationStore):
     async def expire(self, limit: int) -> int:
         return await self._call("expire", self._store.expire, limit)
 
-    async def reap(self, limit: int, *, take_over: bool = True) -> int:
-        return await self._call("reap", self._store.reap, limit, take_over=take_over)
+    async def reap(self, limit: int, *, distrust: timedelta = timedelta()) -> int:
+        return await self._call("reap", self._store.reap, limit, distrust=distrust)
 
     async def attempts(self, name: str) -> Sequence[Attempt]:
         return await self._call("attempts", self._store.attempts, name)
