@@ -190,7 +190,13 @@ class OperationStore(ABC):
 
     @abstractmethod
     async def redrive(
-        self, name: str, operation_id: str, *, again: bool = True, max_pending: int | None = None
+        self,
+        name: str,
+        operation_id: str,
+        *,
+        again: bool = True,
+        max_pending: int | None = None,
+        max_pending_in_methods: Mapping[str, int] | None = None,
     ) -> Inserted:
         """Keep a new operation that does the work of a visible one again (`transitions.redrive`).
 
@@ -198,8 +204,9 @@ class OperationStore(ABC):
         stays as it is. The same call made again, known by its `operation_id`, returns the
         operation as it is now. If a visible redrive of the same operation is not done, or
         unless `again` if there is one at all, it is returned instead (the newest, ties by
-        name), also to callers at the same time. Raises OperationNotFoundError and NotRedrivableError, and as `insert`
-        ExclusiveConflictError and QueueFullError; then nothing is kept.
+        name), also to callers at the same time. `max_pending_in_methods` has the limits of
+        methods that have one. Raises OperationNotFoundError and NotRedrivableError, and as
+        `insert` ExclusiveConflictError and QueueFullError; then nothing is kept.
         """
 
     def peek(self, name: str) -> Operation | None:

@@ -206,6 +206,38 @@ async def test_a_queue_that_fills_up_says_where_to_go_on(serving):
         assert (rest.skipped_count, rest.next_page_token) == (0, "")
 
 
+async def test_a_full_queue_of_its_method_refuses_a_redrive(serving, scripted):
+    async with serving(scripted(max_pending=1), execute=False) as client:
+        cancelled = (await client.run()).name
+        await client.cancel(cancelled)
+        waiting = (await client.run()).name
+        for call in (redrive(client, cancelled), redrive_all(client, filter="done = true")):
+            refusal = await client.refused(call)
+            assert refusal.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert refusal.info.reason == "QUEUE_FULL"
+        await client.cancel(waiting)
+        await redrive(client, cancelled)
+
+
+async def test_a_method_that_has_its_fill_is_gone_on_with_after_the_others(serving, scripted):
+    async with serving(scripted(max_pending=1), execute=False) as client:
+        behind = (await client.erase()).name
+        await client.cancel(behind)
+        full = (await client.run()).name
+        await client.cancel(full)
+        waiting = (await client.run()).name
+        request = admin_pb2.RedriveOperationsRequest(filter="state = CANCELLED")
+        page = await client.admin.RedriveOperations(request, timeout=20)
+        assert [each.retried_from for each in page.redriven_operations] == [behind]
+        request.page_token = page.next_page_token
+        refusal = await client.refused(client.admin.RedriveOperations(request, timeout=20))
+        assert refusal.info.reason == "QUEUE_FULL"
+        await client.cancel(waiting)
+        page = await client.admin.RedriveOperations(request, timeout=20)
+        assert [each.retried_from for each in page.redriven_operations] == [full]
+        assert (page.skipped_count, page.next_page_token) == (1, "")
+
+
 async def test_dead_letters_are_redriven_by_the_thousand_and_only_once(store, scripted, connected):
     has_paper = False
 

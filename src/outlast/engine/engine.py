@@ -44,7 +44,7 @@ class Engine:
             max_waiters=settings.max_waiters,
             poll_seconds=settings.waiter_poll_interval.total_seconds(),
         )
-        self.manager = OperationManager(store, clock, self._hub, settings)
+        self.manager = OperationManager(store, clock, self._hub, settings, self._methods)
         self.executor = Executor(
             store, clock, self._methods, settings, worker=worker, chance=chance
         )

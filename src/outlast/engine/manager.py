@@ -1,6 +1,6 @@
 """What can be done with operations: the use cases behind the RPCs."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -63,12 +63,18 @@ class OperationManager:
     """
 
     def __init__(
-        self, store: OperationStore, clock: Clock, hub: WaiterHub, settings: EngineSettings
+        self,
+        store: OperationStore,
+        clock: Clock,
+        hub: WaiterHub,
+        settings: EngineSettings,
+        methods: Mapping[str, Method],
     ) -> None:
         self._store = store
         self._clock = clock
         self._hub = hub
         self._settings = settings
+        self._methods = methods
         self._identifiers = Identifiers()
         self._blanks: dict[str, Operation] = {}
 
@@ -181,9 +187,18 @@ class OperationManager:
         self, name: str, patience: float | None, *, again: bool
     ) -> tuple[Operation, bool]:
         operation_id = self._identifiers.new()
+        limits = {
+            method.name: method.max_pending
+            for method in self._methods.values()
+            if method.max_pending is not None
+        }
         inserted = await self._patiently(
             lambda: self._store.redrive(
-                name, operation_id, again=again, max_pending=self._settings.max_pending
+                name,
+                operation_id,
+                again=again,
+                max_pending=self._settings.max_pending,
+                max_pending_in_methods=limits,
             ),
             patience,
         )

@@ -35,8 +35,8 @@ async def redrive_page(
     """Redrive what a page of a query has of failed and cancelled operations.
 
     Skipped is what has been redriven before, what is gone by now, and what needs a
-    resource that is in use. When the queue is full it ends there, and raises
-    QueueFullError if it has done nothing. It may be called again at any time: nothing is
+    resource that is in use. When the queue is full, or that of a method, it ends there, and
+    raises QueueFullError if it has done nothing. It may be called again at any time: nothing is
     redriven twice.
     """
     states = query.conditions.states
@@ -51,11 +51,13 @@ async def redrive_page(
     if refused is None:
         return Redriven(redriven, results.count(None), page.next)
     reached = results.index(refused)
-    if not reached:
+    if reached:
+        go_on = Cursor.at(page.operations[reached - 1])
+    elif redriven:  # of methods that have room, behind the first of one that has none
+        go_on = query.after or Cursor(page.operations[0].create_time, "")
+    else:
         raise refused
-    return Redriven(
-        redriven, results[:reached].count(None), Cursor.at(page.operations[reached - 1])
-    )
+    return Redriven(redriven, results[:reached].count(None), go_on)
 
 
 async def _redrive(

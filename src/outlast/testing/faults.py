@@ -171,11 +171,23 @@ class FaultyStore(OperationStore):
         )
 
     async def redrive(
-        self, name: str, operation_id: str, *, again: bool = True, max_pending: int | None = None
+        self,
+        name: str,
+        operation_id: str,
+        *,
+        again: bool = True,
+        max_pending: int | None = None,
+        max_pending_in_methods: Mapping[str, int] | None = None,
     ) -> Inserted:
         return await self._call(
             "redrive",
-            lambda: self._store.redrive(name, operation_id, again=again, max_pending=max_pending),
+            lambda: self._store.redrive(
+                name,
+                operation_id,
+                again=again,
+                max_pending=max_pending,
+                max_pending_in_methods=max_pending_in_methods,
+            ),
         )
 
     async def get(self, name: str) -> Operation:

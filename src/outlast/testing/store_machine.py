@@ -116,8 +116,11 @@ class StoreMachine(WorkerRules):
         name=redrivable_names,
         again=st.booleans(),
         max_pending=st.sampled_from([None, None, None, 0, 3]),
+        in_methods=st.dictionaries(st.sampled_from(values.METHODS), st.integers(0, 3)),
     )
-    def redrive(self, name: str, again: bool, max_pending: int | None) -> None:
+    def redrive(
+        self, name: str, again: bool, max_pending: int | None, in_methods: dict[str, int]
+    ) -> None:
         now = self.clock.now()
         record = self.model.visible(now).get(name)
         existing = self.model.redrive_of(name, now, done=not again)
@@ -127,9 +130,18 @@ class StoreMachine(WorkerRules):
         elif record.state not in transitions.REDRIVABLE:
             refusals.add(NotRedrivableError)
         elif existing is None:
-            refusals = self.model.refusals(record, None, max_pending=max_pending)
+            in_method = in_methods.get(record.method)
+            refusals = self.model.refusals(
+                record, None, max_pending=max_pending, max_pending_in_method=in_method
+            )
         number = f"op-{len(self._inserted):03}"
-        redrive = self.store.redrive(name, number, again=again, max_pending=max_pending)
+        redrive = self.store.redrive(
+            name,
+            number,
+            again=again,
+            max_pending=max_pending,
+            max_pending_in_methods=in_methods,
+        )
         try:
             inserted = self._run(redrive)
         except OutlastError as error:

@@ -83,14 +83,21 @@ class MemoryStore(OperationStore):
             return self._keep(operation, request)
 
     async def redrive(
-        self, name: str, operation_id: str, *, again: bool = True, max_pending: int | None = None
+        self,
+        name: str,
+        operation_id: str,
+        *,
+        again: bool = True,
+        max_pending: int | None = None,
+        max_pending_in_methods: Mapping[str, int] | None = None,
     ) -> Inserted:
         with self._lock:
             operation = transitions.redrive(self._visible(name), operation_id, self._clock.now())
             existing = self._records.get(operation.name) or self._redrive_of(name, done=not again)
             if existing is not None:
                 return Inserted(existing, created=False)
-            self._admit(operation, max_pending)
+            in_method = (max_pending_in_methods or {}).get(operation.method)
+            self._admit(operation, max_pending, in_method)
             if name in self._steps:
                 self._steps[operation.name] = dict(self._steps[name])
             return self._keep(operation, self._requests[name])

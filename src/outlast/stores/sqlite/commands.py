@@ -72,17 +72,12 @@ class Insert(Command[Inserted]):
             if existing.request_digest != self.operation.request_digest:
                 raise RequestIdReusedError(self.operation.request_id)
             return Inserted(existing, created=False)
-        self._require_room(transaction, self.max_pending, None)
-        self._require_room(transaction, self.max_pending_in_method, self.operation.method)
+        require_room(transaction, self.max_pending)
+        require_room(transaction, self.max_pending_in_method, self.operation.method)
         _insert(transaction, [self])
         if transaction.find(self.operation.name) is None:
             raise exclusive_conflict(transaction, self.operation.exclusive_key)
         return Inserted(self.operation, created=True)
-
-    @staticmethod
-    def _require_room(transaction: Transaction, limit: int | None, method: str | None) -> None:
-        if limit is not None and transaction.pending(limit, method) >= limit:
-            raise QueueFullError(limit, method)
 
     def _same_request(self, transaction: Transaction) -> Operation | None:
         """Return the operation that has the request_id; forget it if it has expired."""
@@ -105,6 +100,12 @@ def _fits(transaction: Transaction, given: Sequence[int | None], method: str | N
     """Whether so many operations as there are limits can wait without exceeding one."""
     limits = [limit for limit in given if limit is not None]
     return not limits or transaction.pending(max(limits), method) + len(given) <= min(limits)
+
+
+def require_room(transaction: Transaction, limit: int | None, method: str | None = None) -> None:
+    """Raise QueueFullError if as many operations wait as may, of one method or in all."""
+    if limit is not None and transaction.pending(limit, method) >= limit:
+        raise QueueFullError(limit, method)
 
 
 def exclusive_conflict(transaction: Transaction, key: str) -> ExclusiveConflictError:

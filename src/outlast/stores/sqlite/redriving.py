@@ -1,17 +1,17 @@
 """The command that begins the work of a failed operation again."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from outlast.domain import transitions
-from outlast.domain.errors import OperationNotFoundError, QueueFullError
+from outlast.domain.errors import OperationNotFoundError
 from outlast.domain.operation import Operation
 from outlast.ports import Inserted
 from outlast.stores.rows import all_values, operation_from_row, to_micros
 from outlast.stores.sqlite import statements
-from outlast.stores.sqlite.commands import exclusive_conflict
+from outlast.stores.sqlite.commands import exclusive_conflict, require_room
 from outlast.stores.sqlite.transaction import Command, Stored, Transaction
 
 
@@ -24,16 +24,16 @@ class Redrive(Command[Inserted]):
     operation_id: str
     again: bool
     max_pending: int | None
+    max_pending_in_methods: Mapping[str, int]
 
     @classmethod
     def prepare(cls, transaction: Transaction, commands: Sequence[Self]) -> None:
         transaction.load([command.name for command in commands])
-        if any(command.max_pending is not None for command in commands):
-            # All are counted: commands that come later may have other limits.
-            transaction.pending(sys.maxsize)
-            for command in commands:
-                if (old := transaction.find(command.name)) is not None:
-                    transaction.pending(sys.maxsize, old.operation.method)
+        # All are counted: commands that come later may have other limits.
+        transaction.pending(sys.maxsize)
+        for command in commands:
+            if (old := transaction.find(command.name)) is not None:
+                transaction.pending(sys.maxsize, old.operation.method)
 
     def run(self, transaction: Transaction) -> Inserted:
         old = transaction.find(self.name)
@@ -45,9 +45,8 @@ class Redrive(Command[Inserted]):
             return Inserted(stored.operation, created=False)
         if (existing := self._existing(transaction)) is not None:
             return Inserted(existing, created=False)
-        limit = self.max_pending
-        if limit is not None and transaction.pending(limit) >= limit:
-            raise QueueFullError(limit)
+        require_room(transaction, self.max_pending)
+        require_room(transaction, self.max_pending_in_methods.get(new.method), new.method)
         self._insert(transaction, old, new)
         return Inserted(new, created=True)
 

@@ -134,9 +134,17 @@ class SqliteStore(OperationStore):
         )
 
     async def redrive(
-        self, name: str, operation_id: str, *, again: bool = True, max_pending: int | None = None
+        self,
+        name: str,
+        operation_id: str,
+        *,
+        again: bool = True,
+        max_pending: int | None = None,
+        max_pending_in_methods: Mapping[str, int] | None = None,
     ) -> Inserted:
-        return await self._writer.run(Redrive(name, operation_id, again, max_pending))
+        return await self._writer.run(
+            Redrive(name, operation_id, again, max_pending, max_pending_in_methods or {})
+        )
 
     def peek(self, name: str) -> Operation | None:
         if self._closed or self._file.generation.read() != self._cache.generation:

@@ -246,6 +246,34 @@ class RedriveContract(ContractFixtures):
             redriven.operation, created=False
         )
 
+    async def test_a_method_that_has_its_fill_refuses_a_redrive_and_others_do_not(
+        self, driver: Driver, store: OperationStore
+    ) -> None:
+        old = await driver.run(_DEAD)
+        other = await driver.run(_DEAD, method=OTHER_METHOD)
+        waiting = await driver.insert()
+        limits = {METHOD: 1, OTHER_METHOD: 1}
+        with pytest.raises(QueueFullError, match=METHOD):
+            await store.redrive(old.name, "again", max_pending=9, max_pending_in_methods=limits)
+        assert set(await driver.names()) == {old.name, other.name, waiting.name}
+        assert (await store.redrive(other.name, "other", max_pending_in_methods=limits)).created
+        del limits[METHOD]
+        assert (await store.redrive(old.name, "again", max_pending_in_methods=limits)).created
+
+    async def test_concurrent_redrives_never_exceed_the_limit_of_their_method(
+        self, driver: Driver, store: OperationStore
+    ) -> None:
+        dead = [await driver.run(_DEAD) for _ in range(5)]
+        results = await asyncio.gather(
+            *(
+                store.redrive(it.name, f"again-{number}", max_pending_in_methods={METHOD: 3})
+                for number, it in enumerate(dead)
+            ),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(it, Inserted) for it in results) == 3
+        assert sum(isinstance(it, QueueFullError) for it in results) == 2
+
     async def test_concurrent_redrives_and_inserts_keep_to_a_limit_each(
         self, driver: Driver, store: OperationStore
     ) -> None:
