@@ -91,6 +91,74 @@ async def test_whatever_a_handler_raises_ends_its_attempt_and_nothing_else(world
     assert not engine.died.done()
 
 
+def raise_exit():
+    raise GeneratorExit("secret")
+
+
+async def in_thread(context):
+    await context.run_in_thread(raise_exit)
+
+
+async def in_task(_):
+    async def work():
+        raise_exit()
+
+    await asyncio.create_task(work())
+
+
+async def in_task_of_a_task(context):
+    await asyncio.create_task(in_thread(context))
+
+
+async def in_group(context):
+    async with asyncio.TaskGroup() as group:
+        group.create_task(in_thread(context))
+
+
+async def in_future(_):
+    future = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(future.set_exception, GeneratorExit("secret"))
+    await future
+
+
+@pytest.mark.parametrize("exits", [in_thread, in_task, in_task_of_a_task, in_group, in_future])
+async def test_a_generator_exit_in_what_a_handler_awaits_is_a_failure(world, exits):
+    cleaned = []
+    ended = asyncio.Event()
+
+    async def run(_request, context):
+        try:
+            await exits(context)
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append(context.operation.attempt)
+            ended.set()
+
+    engine = await world.engine(world.method(run, retry=RETRY))
+    name = await world.begin(max_attempts=2)
+    for attempt in (1, 2):
+        await asyncio.wait_for(ended.wait(), 20)
+        ended.clear()
+        await world.clock.advance(0)
+        assert (await world.get(name)).state == ["PENDING", "FAILED"][attempt - 1]
+        await world.clock.advance(10 if attempt == 1 else 0)
+    operation = await world.get(name)
+    assert (operation.error, operation.dead_letter) == (UNEXPECTED, True)
+    assert cleaned == [1, 2]
+    assert not engine.died.done()
+
+
+async def test_a_handler_may_catch_a_generator_exit_as_an_error(world):
+    async def run(_request, context):
+        with pytest.raises(RuntimeError, match="GeneratorExit"):
+            await in_future(context)
+        await asyncio.sleep(0)
+        return Payload("")
+
+    await world.engine(world.method(run))
+    assert await world.state(await world.begin()) == "SUCCEEDED"
+
+
 async def test_a_handler_that_returns_no_payload_ends_its_attempt(world):
     async def wrong(_request, _context):
         return None
@@ -103,10 +171,11 @@ async def test_a_handler_that_returns_no_payload_ends_its_attempt(world):
 @pytest.mark.parametrize(
     "error", [jam(), ValueError(), AttemptFailedError(Status(Code.ABORTED, 5))], ids=repr
 )
-async def test_a_failure_that_cannot_be_judged_ends_the_operation(world, handler, error):
+@pytest.mark.parametrize("broken", [KeyError(), SystemExit(), KeyboardInterrupt()], ids=repr)
+async def test_a_failure_that_cannot_be_judged_ends_the_operation(world, handler, error, broken):
     class Broken(RetryPolicy):
         def delay(self, attempt, chance):
-            raise KeyError(attempt)
+            raise broken
 
     handler.let_go.set()
     handler.error = error

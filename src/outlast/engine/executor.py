@@ -18,6 +18,7 @@ from outlast.engine.attempts import run_attempt
 from outlast.engine.children import watch_tasks
 from outlast.engine.claiming import Claimer
 from outlast.engine.context import ExecutionContext
+from outlast.engine.exits import ExitProof
 from outlast.engine.journal import log_claimed, log_ended_by_claim
 from outlast.engine.leases import LeaseKeeper
 from outlast.engine.methods import Method
@@ -199,7 +200,9 @@ class Executor:
             # Its lease ran out unnoticed, as it does when the time of day jumps forward.
             earlier.stop(StopReason.LEASE_LOST)
         self._workload.add(running)
-        running.task = asyncio.create_task(self._work(running), name=f"outlast:{operation.name}")
+        running.task = asyncio.create_task(
+            ExitProof(self._work(running)), name=f"outlast:{operation.name}"
+        )
         if operation.deadline is not None:
             left = (operation.deadline - self._clock.now()).total_seconds()
             running.timers.append(self._clock.call_later(left, lambda: self._on_deadline(running)))
@@ -214,7 +217,9 @@ class Executor:
                 outcome = await run_attempt(running, self._settings, self._chance)
             except LeaseLostError:
                 outcome = None
-            except Exception:  # noqa: BLE001  # ours, or a retry policy's: it would run for ever
+            except (asyncio.CancelledError, GeneratorExit):  # the executor or the loop ends
+                raise
+            except BaseException:  # noqa: BLE001  # ours, or a retry policy's: it would run for ever
                 _log.exception("the attempt of operation %s ended badly", running.lease.name)
                 outcome = None if running.lease_lost else Failed(UNEXPECTED)
             await self._absorb_cancellation(running)
