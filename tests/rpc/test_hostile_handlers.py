@@ -60,6 +60,47 @@ async def test_a_handler_that_raises_anything_fails(serving, scripted, error):
         await check_unexpected(client, await client.finished())
 
 
+class Bomb(str):
+    """Text that ends the process of whoever treats it as text of its own kind."""
+
+    __slots__ = ()
+
+    def encode(self, *_args, **_options):
+        raise SystemExit(3)
+
+    __str__ = __len__ = __add__ = __radd__ = __getitem__ = __format__ = encode
+
+
+class Count(int):
+    """A number like that."""
+
+    def __index__(self):
+        raise SystemExit(3)
+
+    __int__ = __lt__ = __gt__ = __le__ = __ge__ = __str__ = __index__
+
+
+async def test_texts_and_numbers_of_classes_of_their_own_are_what_they_say(serving, scripted):
+    async def work(_, operation):
+        await operation.progress(
+            completed=Count(1), total=Count(2), stage=Bomb("proof"), message=Bomb("read")
+        )
+        await operation.step(Bomb("key"), int)
+        raise outlast.OperationFailed(outlast.Code.ABORTED, Bomb("hello"))
+
+    retry = outlast.RetryPolicy(max_attempts=1)
+    options = {"exclusive": lambda _: Bomb("books/1"), "target": lambda _: Bomb("books/1")}
+    async with serving(scripted(work, retry=retry, **options)) as client:
+        done = await client.finished()
+        assert (done.error.code, done.error.message) == (outlast.Code.ABORTED, "hello")
+        metadata = client.metadata(done)
+        progress = metadata.progress
+        assert (progress.completed, progress.total) == (1, 2)
+        assert (progress.stage, progress.message) == ("proof", "read")
+        assert metadata.target == "books/1"
+        await client.check_alive()
+
+
 async def test_a_handler_that_awaits_what_was_cancelled_fails(serving, scripted):
     async def work(*_):
         future = asyncio.get_running_loop().create_future()

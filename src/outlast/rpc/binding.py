@@ -37,7 +37,7 @@ from outlast.rpc.errors import (
     ServiceError,
     attempt_failure,
     pack,
-    require_text,
+    text_of,
 )
 from outlast.rpc.long_running import Options, Start, bind, decorated, options_of, takes
 from outlast.rpc.services import Service
@@ -207,12 +207,11 @@ class Binding:
         function = getattr(self._options, name)
         if function is None:
             return ""
-        value: str = function(request)
+        value = function(request)
         try:
-            require_text(f"what {name} returns", value)
+            return text_of(f"what {name} returns", value)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"{self.method.name}: {error}") from error
-        return value
 
     def _request_id(self, request: Any) -> str:
         """Return a request_id in the form in which equal ones are equal (AIP-202)."""

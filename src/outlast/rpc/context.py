@@ -18,7 +18,7 @@ from outlast.domain.status import Payload
 from outlast.engine.context import ExecutionContext
 from outlast.engine.retry import RetryPolicy
 from outlast.rpc.codec import MAX_COUNT, metadata_field
-from outlast.rpc.errors import TYPE_PREFIX, attempt_failure, pack, require_text
+from outlast.rpc.errors import TYPE_PREFIX, attempt_failure, pack, text_of
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -81,10 +81,10 @@ class OperationContext(Generic[M]):
         negative or larger than 64 bits, and for text that UTF-8 cannot encode; and
         PayloadTooLargeError if the metadata is too large.
         """
-        _require_count("completed", completed)
-        _require_count("total", total)
-        require_text("stage", stage)
-        require_text("message", message)
+        completed = _count("completed", completed)
+        total = _count("total", total)
+        stage = text_of("stage", stage)
+        message = text_of("message", message)
         if 0 < total < completed:
             total = completed
         progress = Progress(
@@ -130,7 +130,7 @@ class OperationContext(Generic[M]):
         TypeError or ValueError, before the call, for a key that is no text of up to
         MAX_STEP_KEY_LENGTH, or that UTF-8 cannot encode.
         """
-        require_text("the key of a step", key)
+        key = text_of("the key of a step", key)
         if not 0 < len(key) <= MAX_STEP_KEY_LENGTH:
             raise ValueError(f"the key of a step has 1 to {MAX_STEP_KEY_LENGTH} characters")
         recorded = await self._execution.recorded_step(key)
@@ -187,13 +187,16 @@ def own_metadata(metadata: Message) -> Payload:
     return pack(metadata)
 
 
-def _require_count(name: str, value: object) -> None:
+def _count(name: str, value: object) -> int:
+    """Return a count that can be recorded, as an int and no more; see `text_of`."""
     if not isinstance(value, int):
         msg = f"{name} must be a whole number, not {value!r}"
         raise TypeError(msg)
-    if not 0 <= value <= MAX_COUNT:
-        msg = f"{name} must be from 0 to 2**63 - 1, not {value}"
+    count = int.__index__(value)
+    if not 0 <= count <= MAX_COUNT:
+        msg = f"{name} must be from 0 to 2**63 - 1, not {count}"
         raise ValueError(msg)
+    return count
 
 
 def _pack_result(key: str, result: Any) -> Payload:

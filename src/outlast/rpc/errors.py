@@ -79,7 +79,7 @@ class ServiceError(Exception):
         if checked is Code.OK:
             msg = "an error cannot have code OK"
             raise ValueError(msg)
-        require_text("message", message)
+        message = text_of("message", message)
         for detail in details:
             _require("details", detail, Message, "protobuf messages")
         super().__init__(message)
@@ -118,14 +118,21 @@ class OperationFailed(ServiceError):  # noqa: N818  # what happened, in the word
         self.retry_delay = retry_delay
 
 
-def require_text(name: str, value: object) -> None:
-    """Raise TypeError or ValueError unless a value is text that can be sent."""
-    _require(name, value, str, "a str")
+def text_of(name: str, value: object) -> str:
+    """Return a value that is text that can be sent, or raise TypeError or ValueError.
+
+    What is returned is a str and no more: whatever a class of its own does when it is
+    encoded, it would do where nobody expects it.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {value!r}")
+    text = str.__str__(value)
     try:
-        str(value).encode()
+        text.encode()
     except UnicodeEncodeError:
-        msg = f"{name} must be text that UTF-8 can encode, not {value!r}"
+        msg = f"{name} must be text that UTF-8 can encode, not {text!r}"
         raise ValueError(msg) from None
+    return text
 
 
 def _require(name: str, value: object, kind: type, expected: str) -> None:
