@@ -76,6 +76,7 @@ def test_the_default_retries_unavailable_only_and_five_attempts_in_all():
     [
         {"max_attempts": 0},
         {"max_attempts": -1},
+        {"max_attempts": 2**31},
         {"multiplier": 0.99},
         {"multiplier": float("nan")},
         {"multiplier": float("inf")},

@@ -48,11 +48,28 @@ def test_a_setting_may_be_small(name):
     assert getattr(EngineSettings(**{name: same_kind(name, 1)}), name) == same_kind(name, 1)
 
 
+@pytest.mark.parametrize("number", [2**31, 10**20])
+@pytest.mark.parametrize("name", [name for name in NAMES if same_kind(name, 1) == 1])
+def test_a_number_that_is_too_large_is_refused_by_name(name, number):
+    assert getattr(EngineSettings(**{name: 2**31 - 1}), name) == 2**31 - 1
+    with pytest.raises(ConfigurationError, match=f"{name} must be at most 2147483647, not"):
+        EngineSettings(**{name: number})
+
+
+def test_a_lease_that_nobody_could_keep_is_refused():
+    shortest = timedelta(milliseconds=100)
+    assert EngineSettings(lease=shortest).lease == shortest
+    with pytest.raises(ConfigurationError, match=r"lease must be at least 0\.1 s, not 0:00:00\.09"):
+        EngineSettings(lease=timedelta(milliseconds=99))
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"concurrency": 0},
         {"concurrency": -1},
+        {"concurrency": 2**31},
+        {"max_pending": 2**31},
         {"timeout": timedelta()},
         {"timeout": timedelta(seconds=-1)},
         {"timeout": 10},

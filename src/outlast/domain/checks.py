@@ -8,6 +8,8 @@ from outlast.domain.errors import ConfigurationError
 
 LONGEST = timedelta(days=365_000)
 """The longest time that may be set: added to today it is still within the calendar."""
+LARGEST = 2**31 - 1
+"""The largest number that may be set: callers are told some of them, as an int32."""
 
 
 def require(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
@@ -17,11 +19,13 @@ def require(name: str, value: object, kind: type | tuple[type, ...], expected: s
 
 
 def require_count(name: str, value: object) -> None:
-    """Raise unless a setting is a whole number of at least 1."""
+    """Raise unless a setting is a whole number from 1 to LARGEST."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise ConfigurationError(f"{name} must be a whole number, not {value!r}")
     if value < 1:
         raise ConfigurationError(f"{name} must be at least 1, not {value}")
+    if value > LARGEST:
+        raise ConfigurationError(f"{name} must be at most {LARGEST}, not {value}")
 
 
 def require_time(name: str, value: object, *, may_be_zero: bool = False) -> None:

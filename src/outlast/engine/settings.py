@@ -4,9 +4,12 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 
 from outlast.domain.checks import require_count, require_time
+from outlast.domain.errors import ConfigurationError
 
 _KIB = 1024
 _MIB = 1024 * _KIB
+_SHORTEST_LEASE = timedelta(milliseconds=100)
+"""Three renewals of it are still made in time, with their commits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +19,7 @@ class EngineSettings:
     concurrency: int = 64
     """How many operations this process runs at the same time."""
     lease: timedelta = timedelta(seconds=30)
-    """How long a worker that has gone silent keeps an operation."""
+    """How long a worker that has gone silent keeps an operation; at least 100 ms."""
     poll_interval: timedelta = timedelta(seconds=1)
     """How often the store is asked for work of which no hint came."""
     cancel_grace: timedelta = timedelta(seconds=5)
@@ -34,7 +37,7 @@ class EngineSettings:
     expire_interval: timedelta = timedelta(seconds=60)
     """How often expired operations are swept out."""
     max_pending: int = 10_000
-    """How many operations may wait for a worker; over it, starts are refused."""
+    """How many operations may wait for a worker; over it, starts and redrives are refused."""
     max_calls: int = 10_000
     """How many calls, besides WaitOperation, may be under way: until their answers are sent."""
     max_waiters: int = 100_000
@@ -55,3 +58,6 @@ class EngineSettings:
         for field in fields(self):
             check = require_time if isinstance(field.default, timedelta) else require_count
             check(field.name, getattr(self, field.name))
+        if self.lease < _SHORTEST_LEASE:
+            shortest = _SHORTEST_LEASE.total_seconds()
+            raise ConfigurationError(f"lease must be at least {shortest} s, not {self.lease}")
