@@ -20,6 +20,7 @@ from outlast.domain.operation import Claim, Lease, Operation
 from outlast.domain.status import Payload
 from outlast.domain.trial import SUSPECT_FROM
 from outlast.ports import Claims, Clock, Inserted, Renewal
+from outlast.stores.changeset import Stored
 from outlast.stores.rows import (
     Row,
     all_values,
@@ -30,7 +31,7 @@ from outlast.stores.rows import (
 )
 from outlast.stores.sqlite import statements
 from outlast.stores.sqlite.connection import data_version
-from outlast.stores.sqlite.transaction import Command, Stored, Transaction
+from outlast.stores.sqlite.transaction import Command, Transaction
 
 _PUT_OFF = timedelta(hours=1)
 _NO_JUMP = timedelta(milliseconds=10)

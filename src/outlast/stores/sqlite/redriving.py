@@ -9,10 +9,11 @@ from outlast.domain import transitions
 from outlast.domain.errors import OperationNotFoundError
 from outlast.domain.operation import Operation
 from outlast.ports import Inserted
+from outlast.stores.changeset import Stored
 from outlast.stores.rows import all_values, operation_from_row, to_micros
 from outlast.stores.sqlite import statements
 from outlast.stores.sqlite.commands import exclusive_conflict, require_room
-from outlast.stores.sqlite.transaction import Command, Stored, Transaction
+from outlast.stores.sqlite.transaction import Command, Transaction
 
 
 @dataclass(eq=False, slots=True)

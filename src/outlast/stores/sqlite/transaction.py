@@ -2,33 +2,21 @@
 
 import sqlite3
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Generic, Self, TypeVar
 
-from outlast.domain import transitions
-from outlast.domain.operation import Operation, State
+from outlast.domain.operation import State
 from outlast.ports import Change
+from outlast.stores.changeset import ChangeSet, Stored
 from outlast.stores.rows import (
     Row,
-    attempt_values,
     changing_values,
-    hiding_values,
     operation_from_row,
 )
 from outlast.stores.sqlite import statements
 from outlast.stores.sqlite.connection import data_version
 from outlast.stores.sqlite.recent import Recent
-
-
-@dataclass(slots=True)
-class Stored:
-    """A row of the table, and its record as it stands in this transaction."""
-
-    id: int
-    operation: Operation
 
 
 class Backlog:
@@ -67,26 +55,20 @@ class Backlog:
                     self._counts[key] += difference
 
 
-class Transaction:
-    """Records that were read, with their changes, which are written together."""
+class Transaction(ChangeSet):
+    """A change set, with the connection that reads and writes it."""
 
     def __init__(
         self, connection: sqlite3.Connection, now: datetime, backlog: Backlog, recent: Recent
     ) -> None:
+        super().__init__()
         self.connection = connection
         self.now = now
-        self.changes: list[Change] = []
         self._backlog = backlog
         self._recent = recent
         self._recent_is_current = False
         self._outdated: set[str] = set()
         self._pending_before: dict[str | None, int] = {}
-        self._pending_differences: Counter[str] = Counter()
-        self._stored: dict[str, Stored | None] = {}
-        self._dirty: dict[int, Operation] = {}
-        self._attempts: list[Row] = []
-        self._hidden: list[Row] = []
-        self._forgotten: list[tuple[int]] = []
 
     def load(self, names: Collection[str]) -> None:
         """Read the named records that have not been read yet."""
@@ -98,7 +80,7 @@ class Transaction:
 
     def _take_recent(self, name: str) -> bool:
         """Return whether a record is loaded, or is now because this process wrote it last."""
-        if name in self._stored:
+        if name in self.stored:
             return True
         if not self._recent_is_current:
             self._recent.current(data_version(self.connection))
@@ -108,16 +90,6 @@ class Transaction:
             self.add(Stored(*known))
         return known is not None
 
-    def add(self, stored: Stored) -> None:
-        """Take in a record that was read or inserted by another statement."""
-        self._stored[stored.operation.name] = stored
-
-    def inserted(self, stored: Stored) -> None:
-        """Take in a record that this transaction has inserted."""
-        self.add(stored)
-        self._pending_differences[stored.operation.method] += 1
-        self.changes.append(Change.of(stored.operation))
-
     def pending(self, limit: int, method: str | None = None) -> int:
         """Return how many operations are PENDING, of one method or in all.
 
@@ -126,7 +98,7 @@ class Transaction:
         """
         if method not in self._pending_before:
             self._pending_before[method] = self._backlog.count(self.connection, limit, method)
-        differences = self._pending_differences
+        differences = self.pending_differences
         difference = differences.total() if method is None else differences[method]
         return self._pending_before[method] + difference
 
@@ -136,8 +108,8 @@ class Transaction:
 
     def committed(self) -> Sequence[Change]:
         """Return what is to be told, now that the transaction is durable."""
-        self._backlog.add(self._pending_differences)
-        for name, stored in self._stored.items():
+        self._backlog.add(self.pending_differences)
+        for name, stored in self.stored.items():
             if stored is not None and stored.operation.state is State.RUNNING:
                 self._recent.put(stored.id, stored.operation)
             else:
@@ -146,51 +118,22 @@ class Transaction:
             self._recent.discard(name)
         return self.changes
 
-    def find(self, name: str) -> Stored | None:
-        """Return a loaded record, hidden ones as well."""
-        return self._stored.get(name)
-
-    def replace(self, stored: Stored, after: Operation) -> None:
-        """Write a record's next state, with what follows from it."""
-        before = stored.operation
-        if after is before:
-            return
-        attempt = transitions.ended_attempt(before, after)
-        if attempt is not None:
-            self._attempts.append((stored.id, *attempt_values(attempt)))
-        stored.operation = after
-        difference = (after.state is State.PENDING) - (before.state is State.PENDING)
-        if difference:
-            self._pending_differences[after.method] += difference
-        self.changes.append(Change.of(after))
-        if after.deleted and after.done:
-            self._dirty.pop(stored.id, None)
-            self._forgotten.append((stored.id,))
-            self._stored[after.name] = None  # so that it is not read again before it is deleted
-            return
-        self._dirty[stored.id] = after
-        if after.deleted and not before.deleted:
-            self._hidden.append((*hiding_values(after), stored.id))
-
     def flush(self) -> None:
         """Write what changed, so that statements see it."""
         rows: list[Row] = [
-            (row_id, *changing_values(record)) for row_id, record in self._dirty.items()
+            (row_id, *changing_values(record)) for row_id, record in self.dirty.items()
         ]
         for batch in statements.batches(rows):
             self.connection.execute(
                 statements.update_operations(len(batch)), statements.flat(batch)
             )
-        for batch in statements.batches(self._attempts):
+        for batch in statements.batches(self.attempts):
             self.connection.execute(statements.insert_attempts(len(batch)), statements.flat(batch))
-        if self._hidden:
-            self.connection.executemany(statements.HIDE, self._hidden)
-        if self._forgotten:
-            self.connection.executemany(statements.FORGET, self._forgotten)
-        self._dirty.clear()
-        self._attempts.clear()
-        self._hidden.clear()
-        self._forgotten.clear()
+        if self.hidden:
+            self.connection.executemany(statements.HIDE, self.hidden)
+        if self.forgotten:
+            self.connection.executemany(statements.FORGET, [(it,) for it in self.forgotten])
+        self.written()
 
 
 T = TypeVar("T")
