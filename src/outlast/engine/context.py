@@ -117,7 +117,12 @@ class ExecutionContext:
             return None
 
     async def run_in_thread(self, function: Callable[..., T], *args: object) -> T:
-        """Run a function in a thread. It cannot be stopped; its result is dropped on cancel."""
+        """Run a function in a thread. It cannot be stopped; its result is dropped on cancel.
+
+        Raises LeaseLostError when the attempt is over.
+        """
+        if self.threads.closed:
+            raise LeaseLostError(self.operation.name, self._lease.epoch)
         return await self.threads.run(function, *args)
 
     async def run_in_process(self, function: Callable[..., T], *args: object) -> T:

@@ -17,9 +17,10 @@ class Threads:
     """The threads of one attempt, started when they are needed."""
 
     def __init__(self) -> None:
+        self.closed = False
+        """Whether the attempt is over, and nothing more is to begin."""
         self._pool: ThreadPoolExecutor | None = None
         self._calls: set[Future[Any]] = set()
-        self._closed = False
         self._on_ended: Callable[[], None] | None = None
 
     @property
@@ -30,11 +31,9 @@ class Threads:
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Run a function in a thread; what it raises is raised.
 
-        It cannot be stopped: who is cancelled leaves it running, if it has begun. Raises
-        RuntimeError after `close`.
+        It cannot be stopped: who is cancelled leaves it running, if it has begun. Not to
+        be called when `closed`.
         """
-        if self._closed:
-            raise RuntimeError("the attempt is over; it runs nothing more in threads")
         context = contextvars.copy_context()
 
         def call() -> T:
@@ -58,7 +57,7 @@ class Threads:
 
     def close(self) -> None:
         """Begin nothing more; let go of the threads that have nothing to do."""
-        self._closed = True
+        self.closed = True
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
