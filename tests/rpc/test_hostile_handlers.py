@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -221,15 +222,32 @@ async def test_a_step_over_the_limit_fails_the_operation(serving, scripted):
 
 
 @pytest.mark.parametrize(
-    "result", [object(), {1, 2}, float("nan"), b"bytes"], ids=lambda result: type(result).__name__
+    "result",
+    [
+        object(),
+        {1, 2},
+        float("nan"),
+        b"bytes",
+        {1: 2, "1": 3},
+        [({"a": [{None: 1}]},)],
+        reduce(lambda inner, _: [inner], range(100_000), None),
+    ],
+    ids=["object", "set", "nan", "bytes", "keys", "keys within", "too deep"],
 )
 async def test_a_step_whose_result_cannot_be_kept_fails_the_operation(serving, scripted, result):
-    async def work(_, operation):
-        await operation.step("a", lambda: result)
+    calls = []
 
-    async with serving(scripted(work)) as client:
+    async def make():
+        calls.append(1)
+        return result
+
+    async def work(_, operation):
+        await operation.step("a", make)
+
+    async with serving(scripted(work, retry=QUICK)) as client:
         done = await client.finished()
         check_fault(client, done)
+        assert len(calls) == 1
         await client.check_alive()
 
 

@@ -120,9 +120,9 @@ class OperationContext(Generic[M]):
         If an earlier attempt recorded a result under the key, that is returned and
         nothing is called. Otherwise `function(*args)` is called, awaited if it is async
         and run in a thread if not, and its result recorded durably. The result is a
-        protobuf message or what JSON can hold, and comes back from the record equal to
-        what was returned (tuples as lists). After a crash between the two the step is
-        done again.
+        protobuf message or what JSON can hold, with keys that are strings, and comes back
+        from the record equal to what was returned (tuples as lists). After a crash
+        between the two the step is done again.
 
         With `retry`, a failure that the policy retries is tried again here, after its
         pause, before it fails this attempt; without, at once the operation's own policy
@@ -139,9 +139,9 @@ class OperationContext(Generic[M]):
         if retry is not None:
             require("retry", retry, RetryPolicy, "a RetryPolicy")
         result = await self._tried(key, retry or _ONCE, function, *args)
-        packed = _pack_result(key, result)
+        packed, result = _pack_result(key, result)
         await self._execution.record_step(key, packed)
-        return _unpack_result(packed)
+        return result
 
     async def run_in_process(self, function: Callable[..., T], *args: Any) -> T:
         """Run a function in another process: for work that takes the processor.
@@ -199,15 +199,33 @@ def _count(name: str, value: object) -> int:
     return count
 
 
-def _pack_result(key: str, result: Any) -> Payload:
+def _pack_result(key: str, result: Any) -> tuple[Payload, Any]:
+    """Return the record of a result, and what comes back from it."""
     if isinstance(result, Message):
-        return pack(result)
+        packed = pack(result)
+        return packed, _unpack_result(packed)
     try:
-        return Payload(_JSON_TYPE, json.dumps(result, allow_nan=False).encode())
-    except (TypeError, ValueError) as error:
+        packed = Payload(_JSON_TYPE, json.dumps(result, allow_nan=False).encode())
+        _require_text_keys(result)
+        return packed, _unpack_result(packed)
+    except (TypeError, ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"the result of step {key!r} is neither a protobuf message nor JSON: {error}"
         ) from error
+
+
+def _require_text_keys(result: Any) -> None:
+    """Raise TypeError for keys that JSON would make strings, and perhaps equal ones."""
+    left = [result]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            for key in value:
+                if not isinstance(key, str):
+                    raise TypeError(f"keys must be str, not {type(key).__name__}")
+            left.extend(value.values())
+        elif isinstance(value, (list, tuple)):
+            left.extend(value)
 
 
 def _unpack_result(payload: Payload) -> Any:
