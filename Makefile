@@ -47,7 +47,7 @@ $(STAMP): pyproject.toml constraints.txt $(STALE)
 	@echo "Installing into $(VENV), which takes about a minute and needs the network …"
 	[ -x $(PY) ] || $(PYTHON) -m venv --clear $(VENV)
 	$(PY) -m pip install --quiet -c constraints.txt pip hatchling setuptools
-	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[imaging,uvloop]' --group dev
+	$(PY) -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[imaging,postgres,uvloop]' --group dev
 	@if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --no-save \
 	  --no-package-lock --prefix $(VENV)/node $(NODE_PACKAGES) \
 	  || echo "The README's Node client will not be tested: npm could not install it."; fi

@@ -10,6 +10,8 @@ import pytest
 from blockbuster import BlockBuster
 from hypothesis import settings
 
+from tests.postgresql import CannotStartError, PostgresServer, installations
+
 pytest.register_assert_rewrite("outlast.testing")
 
 settings.register_profile("dev", max_examples=60, stateful_step_count=50, deadline=None)
@@ -27,6 +29,24 @@ def grpc_for_good() -> None:
 def lacking() -> Callable[[str], NoReturn]:
     """Return what ends a test that this machine lacks something for: CI must lack nothing."""
     return pytest.fail if os.environ.get("CI") else pytest.skip
+
+
+@pytest.fixture(scope="session", params=["15", "18"])
+def postgres(
+    request: pytest.FixtureRequest, lacking: Callable[[str], NoReturn]
+) -> Iterator[PostgresServer]:
+    """Yield a PostgreSQL server; 15 is Debian's, and 18 is installed for the tests."""
+    programs = installations().get(request.param)
+    if programs is None:
+        (pytest.skip if request.param == "15" else lacking)(
+            f"PostgreSQL {request.param} is not installed"
+        )
+    try:
+        server = PostgresServer(programs).__enter__()
+    except CannotStartError as error:
+        lacking(f"PostgreSQL {request.param} does not start: {error}")
+    yield server
+    server.stop()
 
 
 @pytest.fixture(autouse=True)

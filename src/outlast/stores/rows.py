@@ -29,19 +29,19 @@ HIDING_COLUMNS = ("request_id", "deleted")
 """Written on their own when an operation is deleted: indexes are made over them."""
 COLUMNS = (*FIXED_COLUMNS, *CHANGING_COLUMNS, *HIDING_COLUMNS)
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _STATES = {state.value: state for state in State}
 
 
 def to_micros(moment: datetime | None) -> int | None:
     """Return microseconds since 1970."""
-    return None if moment is None else (moment - _EPOCH) // _MICROSECOND
+    return None if moment is None else (moment - EPOCH) // _MICROSECOND
 
 
 def from_micros(micros: int | None) -> datetime | None:
     """Return the time that is so many microseconds after 1970."""
-    return None if micros is None else _EPOCH + timedelta(0, 0, micros)
+    return None if micros is None else EPOCH + timedelta(0, 0, micros)
 
 
 def fixed_values(operation: Operation) -> Row:
@@ -178,8 +178,8 @@ def attempt_from_row(row: Row) -> Attempt:
         number,
         epoch,
         worker,
-        _EPOCH + timedelta(microseconds=start_time),
-        _EPOCH + timedelta(microseconds=end_time),
+        EPOCH + timedelta(microseconds=start_time),
+        EPOCH + timedelta(microseconds=end_time),
         AttemptOutcome(outcome),
         None if error is None else status_from_json(error),
         bool(counted),

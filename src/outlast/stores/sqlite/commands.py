@@ -19,8 +19,9 @@ from outlast.domain.errors import (
 from outlast.domain.operation import Claim, Lease, Operation
 from outlast.domain.status import Payload
 from outlast.domain.trial import SUSPECT_FROM
-from outlast.ports import Claims, Clock, Inserted, Renewal
+from outlast.ports import Claims, Inserted, Renewal
 from outlast.stores.changeset import Stored
+from outlast.stores.lost_leases import LostBy
 from outlast.stores.rows import (
     Row,
     all_values,
@@ -34,8 +35,6 @@ from outlast.stores.sqlite.connection import data_version
 from outlast.stores.sqlite.transaction import Command, Transaction
 
 _PUT_OFF = timedelta(hours=1)
-_NO_JUMP = timedelta(milliseconds=10)
-"""By how much two clocks that were read one after the other may differ."""
 
 _log = logging.getLogger(__name__)
 
@@ -211,21 +210,6 @@ class Renew(Command[Renewal]):
                     cancelled.add(lease)
         transaction.outdate(lease.name for lease in kept)
         return Renewal(frozenset(self.leases) - kept, frozenset(cancelled))
-
-
-class LostBy:
-    """By when a lease must have run out to be lost, for a command whose turn comes later."""
-
-    def __init__(self, clock: Clock, distrust: timedelta) -> None:
-        self._clock = clock
-        self._asked_at, self._since = clock.now() - distrust, clock.monotonic()
-        self._distrust = distrust
-
-    def at(self, now: datetime) -> datetime:
-        """Return that time; a jump ahead since it was asked for does not count."""
-        waited = timedelta(seconds=self._clock.monotonic() - self._since)
-        expected = self._asked_at + waited
-        return now - self._distrust if now - self._distrust - expected < _NO_JUMP else expected
 
 
 @dataclass(eq=False, slots=True)

@@ -26,6 +26,7 @@ from outlast.ports import (
     Renewal,
 )
 from outlast.stores.feed import LocalFeed
+from outlast.stores.lost_leases import LostBy
 from outlast.stores.rows import (
     attempt_from_row,
     from_micros,
@@ -37,7 +38,6 @@ from outlast.stores.sqlite.cache import RecordCache
 from outlast.stores.sqlite.commands import (
     Expire,
     Insert,
-    LostBy,
     ReadDataVersion,
     Reap,
     RecordStep,

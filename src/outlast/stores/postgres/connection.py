@@ -1,0 +1,163 @@
+"""Connections to the database: how they are opened, and what its errors mean."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, conninfo
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from outlast.domain.errors import StoreOpenError, StoreUnavailableError
+from outlast.ports import Clock
+from outlast.stores.postgres import statements
+from outlast.stores.postgres.clock import DatabaseClock
+from outlast.stores.postgres.transaction import Connection, Transaction
+
+MINIMUM_VERSION = 150000
+"""The oldest server that is supported: PostgreSQL 15."""
+
+STATEMENT_TIMEOUT = timedelta(seconds=10)
+IDLE_TIMEOUT = timedelta(seconds=10)
+"""How long a transaction may stand still before the server ends it: its process may be stopped."""
+CONNECT_TIMEOUT = timedelta(seconds=5)
+
+_KEEPALIVES = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+_IN_VAIN = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+"""What befalls a transaction because of others: it is to be run again."""
+
+
+def described(url: str) -> str:
+    """Return where a URL leads, for a person: without a password, and whatever else is secret."""
+    try:
+        values = conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        return "postgresql://(not a URL)"
+    user, host, port = values.get("user"), values.get("host"), values.get("port")
+    place = f"{user}@" if user else ""
+    place += f"{host or ''}{f':{port}' if port else ''}"
+    return f"postgresql://{place}/{values.get('dbname', '')}"
+
+
+def parameters_of(url: str) -> str:
+    """Return a connection string with what every connection of ours has."""
+    given = conninfo.conninfo_to_dict(url)
+    ours: dict[str, Any] = {
+        "application_name": "outlast",
+        "connect_timeout": int(CONNECT_TIMEOUT.total_seconds()),
+        **_KEEPALIVES,
+    }
+    return conninfo.make_conninfo(**(ours | given))
+
+
+async def connect(url: str) -> Connection:
+    """Open a connection of its own, which commits every statement by itself."""
+    return await AsyncConnection.connect(parameters_of(url), autocommit=True)
+
+
+class Database:
+    """A pool of connections, and transactions on them."""
+
+    def __init__(self, url: str, timer: Clock, clock: Clock | None, connections: int) -> None:
+        self.place = described(url)
+        self._replacement = clock
+        self._database_clock = DatabaseClock(timer)
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            parameters_of(url),
+            kwargs={"autocommit": True},
+            min_size=1,
+            max_size=connections,
+            timeout=CONNECT_TIMEOUT.total_seconds(),
+            open=False,
+            name="outlast",
+            check=None,
+        )
+
+    async def open(self) -> None:
+        """Connect; raise StoreOpenError if that fails."""
+        try:
+            await self._pool.open(wait=True, timeout=CONNECT_TIMEOUT.total_seconds())
+            async with self.transaction():
+                pass  # that tells the time
+        except (PoolTimeout, StoreUnavailableError) as error:
+            await self.close()
+            raise StoreOpenError(f"{self.place} cannot be reached") from error
+
+    async def close(self) -> None:
+        """Close every connection, those in use as well."""
+        await self._pool.close(timeout=1)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Connection]:
+        """Yield a connection for statements that stand for themselves."""
+        with translated_errors(self.place):
+            async with self._pool.connection() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Yield a transaction, which is committed unless the block raises."""
+        async with self.reading() as connection:
+            await connection.execute(statements.BEGIN)
+            try:
+                limits = [_milliseconds(STATEMENT_TIMEOUT), _milliseconds(IDLE_TIMEOUT)]
+                cursor = await connection.execute(statements.LIMITS_AND_TIME, limits)
+                ((_, _, micros),) = await cursor.fetchall()
+                transaction = Transaction(connection, self._now(micros))
+                yield transaction
+                await transaction.flush()
+                await connection.execute("COMMIT")
+            except BaseException:
+                await _roll_back(connection)
+                raise
+
+    @property
+    def clock(self) -> Clock:
+        """The database's clock, or the one that replaces it."""
+        return self._replacement or self._database_clock
+
+    def _now(self, micros: int) -> datetime:
+        moment = self._database_clock.set(micros)
+        return moment if self._replacement is None else self._replacement.now()
+
+
+async def _roll_back(connection: Connection) -> None:
+    """Roll back, also when the task was cancelled meanwhile; give up a connection that cannot."""
+    try:
+        async with asyncio.timeout(1):
+            await connection.execute("ROLLBACK")
+    except (psycopg.Error, TimeoutError, asyncio.CancelledError):
+        await connection.close()
+
+
+def _milliseconds(duration: timedelta) -> str:
+    return f"{duration // timedelta(milliseconds=1)}ms"
+
+
+@contextmanager
+def translated_errors(place: str) -> Iterator[None]:
+    """Turn errors of the database into StoreUnavailableError."""
+    try:
+        yield
+    except PoolTimeout as error:
+        raise StoreUnavailableError(f"{place} does not answer") from error
+    except psycopg.Error as error:
+        text = (error.diag.message_primary or str(error)).strip() or type(error).__name__
+        raise StoreUnavailableError(f"{place}: {text}") from error
+
+
+def is_in_vain(error: BaseException | None) -> bool:
+    """Whether a transaction failed because of others, and is to be run again."""
+    return isinstance(error, _IN_VAIN)
+
+
+def is_away(error: BaseException | None) -> bool:
+    """Whether it is the database that failed, whatever it was asked for."""
+    return isinstance(error, psycopg.OperationalError | PoolTimeout) and not is_in_vain(error)

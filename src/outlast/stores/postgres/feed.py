@@ -1,0 +1,156 @@
+"""Hints between processes, by LISTEN and NOTIFY on connections of their own."""
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+
+import psycopg
+
+from outlast.domain.operation import State
+from outlast.ports import Change, Clock
+from outlast.stores.feed import LocalFeed
+from outlast.stores.postgres.connection import connect, described
+from outlast.stores.postgres.transaction import Connection
+
+CHANNEL = "outlast"
+RECONNECT_SECONDS = 1.0
+CHECK_SECONDS = 15.0
+"""How often a connection on which nothing is heard is tried."""
+
+_MAX_PAYLOAD_BYTES = 7_900
+_MAX_WAITING = 10_000
+"""How many changes wait to be told before it is only told that there are some."""
+
+_log = logging.getLogger(__name__)
+
+
+class PostgresFeed(LocalFeed):
+    """Tells this process of its own changes at once, and others by way of the database.
+
+    What others are told takes the writes no time. When the connection was lost, what may
+    have been missed is unknown: everything is to be looked at again.
+    """
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        super().__init__()
+        self._url = url
+        self._clock = clock
+        self._node = secrets.token_hex(4)
+        self._waiting: dict[str, Change] = {}
+        self._vague = False
+        self._news = asyncio.Event()
+        self._told = asyncio.Event()
+        self._told.set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to tell others, and to listen to them."""
+        for name, work in (("notifier", self._notify_forever), ("listener", self._listen_forever)):
+            self._tasks.append(asyncio.create_task(work(), name=f"outlast-postgres-{name}"))
+
+    async def stop(self) -> None:
+        """Tell what is left to be told, if that is quick, and end."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await self._told.wait()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def tell(self, changes: Sequence[Change]) -> None:
+        """Tell everybody of what has just been committed."""
+        if not changes:
+            return
+        self.publish(changes)
+        for change in changes:
+            self._waiting[change.name] = change
+        if len(self._waiting) > _MAX_WAITING:
+            self._waiting.clear()
+            self._vague = True
+        self._told.clear()
+        self._news.set()
+
+    async def _notify_forever(self) -> None:
+        while True:
+            try:
+                async with await connect(self._url) as connection:
+                    while True:
+                        await self._news.wait()
+                        self._news.clear()
+                        await self._notify(connection)
+            except psycopg.Error as error:
+                self._vague = True  # what was under way may be lost
+                _log.warning("other servers are not told of changes, trying again: %s", error)
+                await self._clock.sleep(RECONNECT_SECONDS)
+                self._news.set()
+
+    async def _notify(self, connection: Connection) -> None:
+        while self._waiting or self._vague:
+            payload = self._next_payload()
+            await connection.execute("SELECT pg_notify(%s, %s)", [CHANNEL, payload])
+        self._told.set()
+
+    def _next_payload(self) -> str:
+        """Return as many changes as one notification holds."""
+        if self._vague:
+            self._waiting.clear()
+            self._vague = False
+            return json.dumps([self._node, None])
+        size = 0
+        hints: list[list[object]] = []
+        while self._waiting:
+            name = next(iter(self._waiting))
+            hint = _hint(self._waiting[name])
+            size += len(json.dumps(hint)) + 2
+            if hints and size > _MAX_PAYLOAD_BYTES - 100:
+                break
+            del self._waiting[name]
+            hints.append(hint)
+        payload = json.dumps([self._node, hints])
+        fits = len(payload) <= _MAX_PAYLOAD_BYTES
+        return payload if fits else json.dumps([self._node, None])
+
+    async def _listen_forever(self) -> None:
+        while True:
+            try:
+                async with await connect(self._url) as connection:
+                    await connection.execute(f"LISTEN {CHANNEL}")
+                    self.publish(None)
+                    while True:
+                        await self._listen(connection)
+            except psycopg.Error as error:
+                _log.warning(
+                    "changes of other servers at %s are not heard, trying again: %s",
+                    described(self._url),
+                    error,
+                )
+                await self._clock.sleep(RECONNECT_SECONDS)
+
+    async def _listen(self, connection: Connection) -> None:
+        """Hear for a while, then make sure that the connection is still there."""
+        async for notification in connection.notifies(timeout=CHECK_SECONDS):
+            self._hear(notification.payload)
+        async with asyncio.timeout(CHECK_SECONDS):
+            await connection.execute("SELECT 1")
+
+    def _hear(self, payload: str) -> None:
+        try:
+            node, hints = json.loads(payload)
+            changes = None if hints is None else [_change(*hint) for hint in hints]
+        except (TypeError, ValueError):
+            changes, node = None, ""  # whoever said that: there may be something
+        if node != self._node:
+            self.publish(changes)
+
+
+def _hint(change: Change) -> list[object]:
+    flags = change.cancel_requested + 2 * change.deleted
+    return [change.name, change.method, change.state.value, flags]
+
+
+def _change(name: str, method: str, state: str, flags: int) -> Change:
+    return Change(name, method, State(state), bool(flags & 1), bool(flags & 2))

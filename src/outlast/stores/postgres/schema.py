@@ -1,0 +1,80 @@
+"""The tables, and how they come to be what this version needs."""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from importlib.resources import files
+
+import psycopg
+
+from outlast.domain.errors import StoreOpenError
+from outlast.stores.postgres.connection import MINIMUM_VERSION, connect, described
+
+_LOCK = 0x4F75746C61737400
+"""The key of the advisory lock under which one node at a time migrates."""
+_SETTINGS = """
+CREATE TABLE IF NOT EXISTS outlast.settings (key text PRIMARY KEY, value bytea NOT NULL)
+"""
+_SETTING = "SELECT value FROM outlast.settings WHERE key = %s"
+_SET = """
+INSERT INTO outlast.settings VALUES (%s, %s) ON CONFLICT (key) DO UPDATE SET value = excluded.value
+"""
+
+
+async def prepare(url: str) -> bytes:
+    """Bring the schema up to date, all of it or nothing; return the store's secret.
+
+    Several nodes may do so at once. A schema that is newer is left as it is: migrations
+    keep what the version before them needs. Raises StoreOpenError.
+    """
+    place = described(url)
+    scripts = await asyncio.to_thread(migrations)
+    try:
+        async with await connect(url) as connection:
+            version = connection.info.server_version
+            if version < MINIMUM_VERSION:
+                raise StoreOpenError(
+                    f"{place} is PostgreSQL {version // 10000}; 15 or newer is needed"
+                )
+            async with connection.transaction():
+                return await _migrate(connection, scripts, place)
+    except psycopg.Error as error:
+        text = (error.diag.message_primary or str(error)).strip() or type(error).__name__
+        raise StoreOpenError(f"{place} cannot be used: {text}") from error
+
+
+async def _migrate(
+    connection: psycopg.AsyncConnection[tuple[bytes, ...]], scripts: Sequence[str], place: str
+) -> bytes:
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+    await connection.execute("CREATE SCHEMA IF NOT EXISTS outlast")
+    await connection.execute(_SETTINGS)
+    version = int(await _setting(connection, "schema") or b"0")
+    for script in scripts[version:]:
+        await connection.execute(script.encode())
+    if version < len(scripts):
+        await connection.execute(_SET, ["schema", str(len(scripts)).encode()])
+    needed = int(await _setting(connection, "oldest_reader") or b"0")
+    if needed > len(scripts):
+        raise StoreOpenError(
+            f"{place} was migrated by a version of Outlast that this one cannot work beside;"
+            " install that one"
+        )
+    if (secret := await _setting(connection, "secret")) is None:
+        secret = secrets.token_bytes(32)
+        await connection.execute(_SET, ["secret", secret])
+    return secret
+
+
+async def _setting(
+    connection: psycopg.AsyncConnection[tuple[bytes, ...]], key: str
+) -> bytes | None:
+    row = await (await connection.execute(_SETTING, [key])).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def migrations() -> list[str]:
+    """Return the migrations in the order of their numbers."""
+    folder = files("outlast.stores.postgres") / "migrations"
+    scripts = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=str)
+    return [script.read_text("utf-8") for script in scripts]

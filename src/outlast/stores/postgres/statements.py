@@ -1,0 +1,215 @@
+"""The statements, all over `outlast.operations` and its companions.
+
+Rows travel as arrays, one for each column: so each statement is one text, however many
+rows it is for, and is prepared once.
+"""
+
+from collections.abc import Sequence
+
+from outlast.domain.trial import SUSPECT_FROM
+from outlast.stores.rows import CHANGING_COLUMNS, COLUMNS
+
+_TYPES = {
+    "name": "text", "parent": "text", "method": "text", "create_time": "bigint",
+    "principal": "text", "request_digest": "bytea", "target": "text", "exclusive_key": "text",
+    "max_attempts": "bigint", "timeout": "bigint", "retention": "bigint", "retried_from": "text",
+    "state": "text", "revision": "bigint", "attempt": "bigint", "interruptions": "bigint",
+    "lease_epoch": "bigint", "ready_time": "bigint", "worker": "text", "update_time": "bigint",
+    "start_time": "bigint", "attempt_start_time": "bigint", "deadline": "bigint",
+    "end_time": "bigint", "expire_time": "bigint", "cancel_requested_time": "bigint",
+    "dead_letter": "boolean", "progress": "text", "metadata_type": "text",
+    "metadata_value": "bytea", "last_error": "text", "error": "text", "response_type": "text",
+    "response_value": "bytea", "request_id": "text", "deleted": "boolean",
+}  # fmt: skip
+
+SELECT_COLUMNS = ", ".join(f"o.{column}" for column in COLUMNS)
+
+_SUSPECT = (
+    f"(o.interruptions + (o.state = 'RUNNING')::int >= {SUSPECT_FROM}"
+    " AND o.cancel_requested_time IS NULL)"
+)
+"""What `trial.is_suspect` says of a record."""
+_LOST = "(o.state = 'PENDING' OR o.ready_time <= %(lost_by)s)"
+"""Whether what is ready may be taken: leases that ran out after `lost_by` are not lost."""
+_VISIBLE = "NOT o.deleted AND (o.expire_time IS NULL OR o.expire_time > %(now)s)"
+
+
+def _arrays(columns: Sequence[str]) -> str:
+    return ", ".join(f"%b::{_TYPES[column]}[]" for column in columns)
+
+
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+LIMITS_AND_TIME = """
+SELECT set_config('statement_timeout', %s, true),
+    set_config('idle_in_transaction_session_timeout', %s, true),
+    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+"""
+LOAD = f"""
+SELECT o.id, {SELECT_COLUMNS} FROM outlast.operations o
+WHERE o.name = ANY(%b::text[]) ORDER BY o.name FOR UPDATE
+"""
+INSERT_OPERATIONS = f"""
+INSERT INTO outlast.operations ({", ".join(COLUMNS)})
+SELECT * FROM unnest({_arrays(COLUMNS)}) ON CONFLICT DO NOTHING RETURNING id, name
+"""
+INSERT_REQUESTS = """
+INSERT INTO outlast.requests SELECT * FROM unnest(%b::bigint[], %b::text[], %b::bytea[])
+"""
+UPDATE_OPERATIONS = f"""
+UPDATE outlast.operations o
+SET ({", ".join(CHANGING_COLUMNS)}) = ({", ".join(f"v.{it}" for it in CHANGING_COLUMNS)})
+FROM unnest(%b::bigint[], {_arrays(CHANGING_COLUMNS)}) AS v(id, {", ".join(CHANGING_COLUMNS)})
+WHERE o.id = v.id
+"""
+INSERT_ATTEMPTS = """
+INSERT INTO outlast.attempts SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[],
+    %b::text[], %b::bigint[], %b::bigint[], %b::text[], %b::text[], %b::boolean[])
+ON CONFLICT (operation, epoch) DO UPDATE SET (worker, start_time, end_time, outcome, error,
+    counted) = (excluded.worker, excluded.start_time, excluded.end_time, excluded.outcome,
+    excluded.error, excluded.counted)
+"""
+HIDE = """
+UPDATE outlast.operations o SET request_id = v.request_id, deleted = v.deleted
+FROM unnest(%b::text[], %b::boolean[], %b::bigint[]) AS v(request_id, deleted, id)
+WHERE o.id = v.id
+"""
+FORGET = "DELETE FROM outlast.operations WHERE id = ANY(%b::bigint[])"
+FORGET_EXPIRED = """
+DELETE FROM outlast.operations WHERE id IN (
+    SELECT id FROM outlast.operations WHERE expire_time <= %s
+    ORDER BY expire_time LIMIT %s FOR UPDATE SKIP LOCKED
+)
+"""
+PUT_OFF = "UPDATE outlast.operations SET ready_time = %s WHERE id = %s"
+RECORD_STEPS = """
+INSERT INTO outlast.steps
+SELECT * FROM unnest(%b::bigint[], %b::text[], %b::text[], %b::bytea[]) ON CONFLICT DO NOTHING
+"""
+COUNT_PENDING = """
+SELECT count(*) FROM (
+    SELECT 1 FROM outlast.operations WHERE state = 'PENDING' LIMIT %s
+) AS pending
+"""
+COUNT_PENDING_IN_METHOD = """
+SELECT count(*) FROM (
+    SELECT 1 FROM outlast.operations WHERE state = 'PENDING' AND method = %s LIMIT %s
+) AS pending
+"""
+BY_REQUEST = f"""
+SELECT o.id, {SELECT_COLUMNS} FROM outlast.operations o
+WHERE o.request_id = %s AND o.request_id <> '' AND o.method = %s AND o.parent = %s
+    AND o.principal = %s
+"""
+EXCLUSIVE_HOLDER = """
+SELECT name, deleted FROM outlast.operations
+WHERE exclusive_key = %s AND exclusive_key <> '' AND ready_time IS NOT NULL
+"""
+REDRIVE = f"""
+SELECT o.id, {SELECT_COLUMNS} FROM outlast.operations o
+WHERE o.retried_from = %(name)s AND o.retried_from <> '' AND NOT o.deleted
+    AND (o.ready_time IS NOT NULL OR (%(done)s AND o.expire_time > %(now)s))
+ORDER BY o.ready_time IS NULL, o.create_time DESC, o.name LIMIT 1
+"""
+COPY_REQUEST = """
+INSERT INTO outlast.requests
+SELECT %(new)s, type_url, value FROM outlast.requests WHERE operation = %(old)s
+"""
+COPY_STEPS = """
+INSERT INTO outlast.steps
+SELECT %(new)s, key, type_url, value FROM outlast.steps WHERE operation = %(old)s
+"""
+RENEW = """
+WITH held AS (
+    SELECT o.id FROM unnest(%(names)b::text[], %(epochs)b::bigint[]) AS lease(name, epoch)
+    JOIN outlast.operations o ON o.name = lease.name
+    WHERE o.lease_epoch = lease.epoch AND o.state = 'RUNNING' ORDER BY o.name FOR UPDATE OF o
+)
+UPDATE outlast.operations o SET ready_time = %(until)s FROM held WHERE o.id = held.id
+RETURNING o.name, o.lease_epoch, o.cancel_requested_time IS NOT NULL
+"""
+_READY = f"""
+SELECT {{suspect}} AS suspect, o.id, {SELECT_COLUMNS} FROM outlast.operations o
+WHERE o.method = slot.method AND o.ready_time <= %(now)s AND {_LOST} AND {{test}}
+ORDER BY o.ready_time, o.id LIMIT {{limit}} FOR UPDATE SKIP LOCKED
+"""
+_OTHERS = _READY.format(suspect="false", test=f"NOT {_SUSPECT}", limit="slot.free")
+_SUSPECTS = _READY.format(
+    suspect="true", test=f"o.interruptions > 0 AND {_SUSPECT}", limit="%(suspects)s"
+)
+CLAIM = f"""
+WITH slot AS (
+    SELECT * FROM unnest(%(methods)b::text[], %(free)b::bigint[]) AS slot(method, free)
+), ready AS (
+    SELECT taken.* FROM slot CROSS JOIN LATERAL ({_OTHERS}) AS taken
+), tried AS (
+    SELECT taken.* FROM slot CROSS JOIN LATERAL ({_SUSPECTS}) AS taken
+)
+SELECT r.type_url, r.value, o.*
+FROM (SELECT * FROM ready UNION ALL SELECT * FROM tried) AS o
+JOIN outlast.requests r ON r.operation = o.id
+ORDER BY o.ready_time, o.id
+"""
+"""Locks, so that nobody else is given it, what is ready of each method, up to its free slots."""
+NEXT_READY = f"""
+SELECT min(first.ready_time) FROM unnest(%(methods)b::text[]) AS slot(method)
+CROSS JOIN LATERAL (
+    SELECT o.ready_time FROM outlast.operations o
+    WHERE o.method = slot.method AND o.ready_time IS NOT NULL
+        AND (%(suspects)s OR NOT {_SUSPECT}) AND ({_LOST} OR o.ready_time > %(now)s)
+    ORDER BY o.ready_time LIMIT 1
+) AS first
+"""
+REAPABLE = f"""
+SELECT o.id, {SELECT_COLUMNS} FROM outlast.operations o
+WHERE ((o.cancel_requested_time IS NOT NULL AND o.ready_time <= %(now)s)
+        OR (o.deadline <= %(now)s AND o.ready_time <= %(now)s)) AND {_LOST}
+LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+"""
+GET_MANY = f"SELECT {SELECT_COLUMNS} FROM outlast.operations o WHERE o.name = ANY(%b::text[])"
+STEPS = """
+SELECT s.key, s.type_url, s.value
+FROM outlast.operations o JOIN outlast.steps s ON s.operation = o.id WHERE o.name = %s
+"""
+ATTEMPTS = """
+SELECT a.epoch, a.number, a.worker, a.start_time, a.end_time, a.outcome, a.error, a.counted
+FROM outlast.operations o JOIN outlast.attempts a ON a.operation = o.id
+WHERE o.name = %s ORDER BY a.epoch
+"""
+STATS = """
+SELECT method,
+    count(*) FILTER (WHERE ready_time <= %(now)s),
+    count(*) FILTER (WHERE ready_time > %(now)s AND state = 'PENDING'),
+    count(*) FILTER (WHERE ready_time > %(now)s AND state = 'RUNNING'),
+    0,
+    min(ready_time) FILTER (WHERE ready_time <= %(now)s)
+FROM outlast.operations WHERE ready_time IS NOT NULL GROUP BY method
+UNION ALL
+SELECT method, 0, 0, 0, count(*), NULL
+FROM outlast.operations
+WHERE dead_letter AND NOT deleted AND (expire_time IS NULL OR expire_time > %(now)s)
+GROUP BY method
+"""
+
+
+def list_page(
+    *, parent: bool, states: bool, method: bool, dead_letter: bool, principal: bool, after: bool
+) -> str:
+    """Read a page, the newest first. Parameters are named. Without a parent, of dead letters."""
+    tests = [_VISIBLE, "o.parent = %(parent)s" if parent else "o.dead_letter"]
+    if states:
+        tests.append("o.state = ANY(%(states)s)")
+    if method:
+        tests.append("o.method = %(method)s")
+    if dead_letter:
+        tests.append("o.dead_letter = %(dead_letter)s")
+    if principal:
+        tests.append("o.principal = %(principal)s")
+    if after:
+        tests.append(
+            "o.create_time <= %(create_time)s"
+            " AND (o.create_time < %(create_time)s OR o.name > %(name)s)"
+        )
+    return f"""
+    SELECT {SELECT_COLUMNS} FROM outlast.operations o WHERE {" AND ".join(tests)}
+    ORDER BY o.create_time DESC, o.name LIMIT %(limit)s
+    """

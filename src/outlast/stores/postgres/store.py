@@ -1,0 +1,238 @@
+"""The PostgreSQL store."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any, Self
+
+from outlast.domain import transitions
+from outlast.domain.errors import OperationNotFoundError, StoreUnavailableError
+from outlast.domain.listing import ListQuery
+from outlast.domain.operation import Attempt, Lease, Operation, Progress
+from outlast.domain.status import Payload
+from outlast.domain.transitions import Outcome
+from outlast.ports import (
+    ChangeFeed,
+    Claims,
+    Clock,
+    Inserted,
+    OperationStore,
+    QueueStats,
+    Renewal,
+)
+from outlast.stores.lost_leases import LostBy
+from outlast.stores.postgres import statements
+from outlast.stores.postgres.commands import Expire, Insert, RecordStep, Update
+from outlast.stores.postgres.connection import Database
+from outlast.stores.postgres.feed import PostgresFeed
+from outlast.stores.postgres.redriving import Redrive
+from outlast.stores.postgres.schema import prepare
+from outlast.stores.postgres.taking import Reap, Renew, TakeReady
+from outlast.stores.postgres.writer import Writer
+from outlast.stores.rows import attempt_from_row, from_micros, operation_from_row, to_micros
+
+CONNECTIONS = 8
+"""How many connections are opened at the most, besides the two of the feed."""
+
+
+class PostgresStore(OperationStore):
+    """Operations in a PostgreSQL database, from version 15 on.
+
+    Any number of processes on any machines may open the same database. Open it with
+    `PostgresStore.open`, and use it on the event loop that opened it. The database's
+    clock decides what is due and what has expired.
+    """
+
+    durability = "PostgreSQL, synchronous_commit: survives a crash of any process and machine"
+
+    def __init__(self, database: Database, feed: PostgresFeed, secret: bytes) -> None:
+        self._database = database
+        self._feed = feed
+        self._secret = secret
+        self._writer = Writer(database, feed.tell)
+        self._closed = False
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, url: str, *, timer: Clock, clock: Clock | None = None
+    ) -> AsyncIterator[Self]:
+        """Open a database, whose tables are made if they are not there.
+
+        `timer` is what pauses go by. A `clock` replaces the database's, for tests. Raises
+        StoreOpenError.
+        """
+        secret = await prepare(url)
+        database = Database(url, timer, clock, CONNECTIONS)
+        await database.open()
+        feed = PostgresFeed(url, timer)
+        feed.start()
+        store = cls(database, feed, secret)
+        try:
+            yield store
+        finally:
+            store._closed = True
+            closing = asyncio.create_task(store._close())
+            await asyncio.shield(closing)
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the database."""
+        return self._database.clock
+
+    @property
+    def changes(self) -> ChangeFeed:
+        return self._feed
+
+    @property
+    def secret(self) -> bytes:
+        return self._secret
+
+    async def insert(
+        self,
+        operation: Operation,
+        request: Payload,
+        *,
+        max_pending: int | None = None,
+        max_pending_in_method: int | None = None,
+    ) -> Inserted:
+        return await self._writer.run(
+            Insert(operation, request, max_pending, max_pending_in_method)
+        )
+
+    async def redrive(
+        self,
+        name: str,
+        operation_id: str,
+        *,
+        again: bool = True,
+        max_pending: int | None = None,
+        max_pending_in_methods: Mapping[str, int] | None = None,
+    ) -> Inserted:
+        return await self._writer.run(
+            Redrive(name, operation_id, again, max_pending, max_pending_in_methods or {})
+        )
+
+    async def get(self, name: str) -> Operation:
+        found = await self.get_many([name])
+        if name not in found:
+            raise OperationNotFoundError(name)
+        return found[name]
+
+    async def get_many(self, names: Collection[str]) -> Mapping[str, Operation]:
+        rows = await self._read(statements.GET_MANY, [list(names)])
+        now = self._database.clock.now()
+        operations = (operation_from_row(row) for row in rows)
+        return {it.name: it for it in operations if transitions.visible(it, now)}
+
+    async def list_page(self, query: ListQuery) -> Sequence[Operation]:
+        conditions, after = query.conditions, query.after
+        if conditions.states is not None and not conditions.states:
+            return []
+        sql = statements.list_page(
+            parent=query.parent is not None,
+            states=conditions.states is not None,
+            method=conditions.method is not None,
+            dead_letter=conditions.dead_letter is not None,
+            principal=query.principal is not None,
+            after=after is not None,
+        )
+        parameters = {
+            "parent": query.parent,
+            "now": to_micros(self._database.clock.now()),
+            "limit": query.limit,
+            "states": [state.value for state in conditions.states or ()],
+            "method": conditions.method,
+            "dead_letter": conditions.dead_letter,
+            "principal": query.principal,
+            "create_time": to_micros(after.create_time) if after else None,
+            "name": after.name if after else None,
+        }
+        return [operation_from_row(row) for row in await self._read(sql, parameters)]
+
+    async def claim(
+        self,
+        worker: str,
+        slots: Mapping[str, int],
+        limit: int,
+        lease: timedelta,
+        *,
+        suspects: int = 1,
+        distrust: timedelta = timedelta(),
+    ) -> Claims:
+        return await self._writer.run(
+            TakeReady(worker, slots, limit, lease, suspects, LostBy(self.clock, distrust))
+        )
+
+    async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
+        return await self._writer.run(Renew(leases, duration))
+
+    async def record_progress(
+        self, lease: Lease, progress: Progress | None, metadata: Payload
+    ) -> Operation:
+        return await self._writer.run(
+            Update(
+                lease.name,
+                lambda it, now: transitions.report(it, lease, progress, metadata, now),
+                lease,
+            )
+        )
+
+    async def record_step(self, lease: Lease, key: str, result: Payload) -> None:
+        await self._writer.run(RecordStep(lease, key, result))
+
+    async def steps(self, name: str) -> Mapping[str, Payload]:
+        rows = await self._read(statements.STEPS, [name])
+        return {key: Payload(type_url, value) for key, type_url, value in rows}
+
+    async def finish(self, lease: Lease, outcome: Outcome) -> Operation:
+        return await self._writer.run(
+            Update(lease.name, lambda it, now: transitions.finish(it, lease, outcome, now), lease)
+        )
+
+    async def request_cancel(self, name: str) -> Operation:
+        return await self._writer.run(Update(name, transitions.request_cancel))
+
+    async def delete(self, name: str) -> None:
+        await self._writer.run(Update(name, lambda operation, _: transitions.delete(operation)))
+
+    async def expire(self, limit: int) -> int:
+        return await self._writer.run(Expire(limit))
+
+    async def reap(self, limit: int, *, distrust: timedelta = timedelta()) -> int:
+        return await self._writer.run(Reap(limit, LostBy(self.clock, distrust)))
+
+    async def attempts(self, name: str) -> Sequence[Attempt]:
+        operation = await self.get(name)
+        rows = await self._read(statements.ATTEMPTS, [name])
+        return transitions.attempts([attempt_from_row(row) for row in rows], operation)
+
+    async def stats(self) -> Sequence[QueueStats]:
+        now = self._database.clock.now()
+        found: dict[str, QueueStats] = {}
+        rows = await self._read(statements.STATS, {"now": to_micros(now)})
+        for method, ready, delayed, running, dead, oldest in rows:
+            known = found.get(method, QueueStats(method))
+            since = from_micros(oldest)
+            found[method] = QueueStats(
+                method,
+                known.ready + ready,
+                known.delayed + delayed,
+                known.running + running,
+                known.dead_letters + dead,
+                known.oldest_ready_age if since is None else now - since,
+            )
+        return [found[method] for method in sorted(found)]
+
+    async def _read(self, sql: str, parameters: Any) -> Sequence[tuple[Any, ...]]:
+        if self._closed:
+            raise StoreUnavailableError("the operation store is closed")
+        async with self._database.reading() as connection:
+            cursor = await connection.execute(sql.encode(), parameters)
+            return await cursor.fetchall()
+
+    async def _close(self) -> None:
+        await self._writer.stop()
+        await self._feed.stop()
+        await self._database.close()

@@ -1,0 +1,149 @@
+"""Commits what several callers write at the same time in one transaction."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from outlast.domain.errors import OutlastError, StoreUnavailableError
+from outlast.ports import Change
+from outlast.stores.postgres.commands import OvertakenError
+from outlast.stores.postgres.connection import Database, is_away, is_in_vain
+from outlast.stores.postgres.transaction import Command, Transaction
+
+T = TypeVar("T")
+
+MAX_BATCH = 256
+WRITERS = 2
+"""How many transactions are under way at a time: one is prepared while another is committed."""
+_ATTEMPTS = 5
+"""How often a transaction is run that others get in the way of."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    command: Command[Any]
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Writer:
+    """Runs commands in transactions; a command whose caller gives up in time is not run."""
+
+    def __init__(self, database: Database, publish: Callable[[Sequence[Change]], None]) -> None:
+        self._database = database
+        self._publish = publish
+        self._jobs: deque[_Job] = deque()
+        self._news = asyncio.Event()
+        self._stopped = False
+        self._tasks = [
+            asyncio.create_task(self._work(), name=f"outlast-postgres-writer-{number}")
+            for number in range(WRITERS)
+        ]
+
+    async def run(self, command: Command[T]) -> T:
+        """Run a command; return when what it wrote is durable."""
+        if self._stopped:
+            raise StoreUnavailableError("the operation store is closed")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.append(_Job(command, future))
+        self._news.set()
+        return await future
+
+    async def stop(self) -> None:
+        """Finish what was asked for, and end."""
+        self._stopped = True
+        self._news.set()
+        await asyncio.wait(self._tasks)
+
+    async def _work(self) -> None:
+        while True:
+            while not self._jobs:
+                if self._stopped:
+                    return
+                self._news.clear()
+                await self._news.wait()
+            jobs = [self._jobs.popleft() for _ in range(min(MAX_BATCH, len(self._jobs)))]
+            changes = await self._commit(jobs)
+            for job in jobs:
+                if not job.future.done():
+                    _answer(job)
+            self._publish(changes)
+
+    async def _commit(self, jobs: Sequence[_Job]) -> Sequence[Change]:
+        """Run jobs in one transaction; if one spoils it, halve them until it is alone."""
+        jobs = [job for job in jobs if not job.future.cancelled()]
+        if not jobs:
+            return []
+        try:
+            return await self._attempt(jobs)
+        except Exception as error:  # noqa: BLE001  # one bad command must not take others down
+            if len(jobs) == 1 or is_away(error.__cause__):
+                for job in jobs:
+                    job.error = _copy(error)
+                return []
+        _log.info("a batch of %d writes failed; its halves are tried", len(jobs))
+        middle = len(jobs) // 2
+        return [*await self._commit(jobs[:middle]), *await self._commit(jobs[middle:])]
+
+    async def _attempt(self, jobs: Sequence[_Job]) -> Sequence[Change]:
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            try:
+                async with self._database.transaction() as transaction:
+                    await run_jobs(transaction, jobs)
+            except (StoreUnavailableError, OvertakenError) as error:
+                in_vain = isinstance(error, OvertakenError) or is_in_vain(error.__cause__)
+                if not attempts_left or not in_vain:
+                    raise
+            else:
+                return transaction.changes
+        raise AssertionError("unreachable")
+
+
+def _answer(job: _Job) -> None:
+    if job.error is not None:
+        job.future.set_exception(job.error)
+    else:
+        job.future.set_result(job.result)
+
+
+async def run_jobs(transaction: Transaction, jobs: Sequence[_Job]) -> None:
+    """Run the jobs of a batch. They were asked for at once, so any order is right."""
+    by_kind: dict[type[Command[Any]], list[_Job]] = {}
+    for job in jobs:
+        by_kind.setdefault(type(job.command), []).append(job)
+    for kind in sorted(by_kind, key=lambda kind: kind.order):
+        group = by_kind[kind]
+        await kind.prepare(transaction, [job.command for job in group])
+        for job in group:
+            job.error = None
+            try:
+                job.result = await job.command.run(transaction)
+            except OutlastError as error:
+                if isinstance(error, StoreUnavailableError):
+                    raise
+                job.error = error
+
+
+def _copy(error: Exception) -> Exception:
+    """Return an error to raise in one more task: each adds its own traceback."""
+    if isinstance(error, StoreUnavailableError):
+        copy = StoreUnavailableError(error.message)
+        copy.__cause__ = error.__cause__
+        return copy
+    if isinstance(error, OvertakenError):
+        return StoreUnavailableError("the operation store is too busy")
+    return error
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait until it has ended."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
