@@ -299,7 +299,7 @@ def test_a_retry_policy_that_leaves_nothing(options):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"store": "postgres://there"}, "there is no store for 'postgres://there'"),
+        ({"store": "mysql://there"}, "there is no store for 'mysql://there'"),
         ({"listen": "192.0.2.1:0"}, "cannot listen on 192.0.2.1:0"),
         ({"tls": outlast.TlsFiles(certificate=Path("/no/c"), key=Path("/no/k"))}, "/no/c"),
     ],

@@ -31,9 +31,9 @@ _MAX_PORT = 65535
     default="outlast.db",
     cls=EnvironmentOption,
     envvar="OUTLAST_STORE",
-    metavar="PATH|memory:",
-    help="Where operations are kept: an SQLite file, made if it is not there, or memory: to "
-    "keep them in this process only.",
+    metavar="PATH|URL|memory:",
+    help="Where operations are kept: an SQLite file, made if it is not there; a database of "
+    "PostgreSQL, as postgresql://USER@HOST/DATABASE; or memory: to keep them in this process only.",
 )
 @click.option(
     "--listen",

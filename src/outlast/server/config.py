@@ -26,7 +26,7 @@ class ServerConfig:
     """Where a server listens, what it keeps operations in, and how it ends."""
 
     store: str = "outlast.db"
-    """A path to an SQLite file, made if it is not there; or `memory:`."""
+    """A path to an SQLite file, made if it is not there; a `postgresql://` URL; or `memory:`."""
     listen: str = "127.0.0.1:50051"
     """`host:port`, `[v6 address]:port` or `unix:path`; port 0 takes a free one."""
     tls: TlsFiles | None = None
@@ -41,7 +41,7 @@ class ServerConfig:
     """Whether this process runs operations, or only serves the API."""
 
     def __post_init__(self) -> None:
-        require("store", self.store, str, "a str: the path to a file, or memory:")
+        require("store", self.store, str, "a str: the path to a file, a URL, or memory:")
         require("listen", self.listen, str, "a str: host:port")
         require("tls", self.tls, (TlsFiles, type(None)), "outlast.TlsFiles, or None")
         require_time("grace", self.grace, may_be_zero=True)

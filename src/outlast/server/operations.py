@@ -9,7 +9,7 @@ import grpc
 
 from outlast.domain.checks import require
 from outlast.domain.errors import ConfigurationError, TooManyWaitersError
-from outlast.engine.clock import SteadyClock, SystemClock
+from outlast.engine.clock import SystemClock
 from outlast.engine.engine import Engine
 from outlast.engine.settings import EngineSettings
 from outlast.ports import Clock, OperationStore
@@ -19,12 +19,9 @@ from outlast.rpc.calls import CallLimit
 from outlast.rpc.codec import Codec
 from outlast.rpc.operations import OperationsServicer
 from outlast.rpc.services import Service
-from outlast.stores.memory import MemoryStore
-from outlast.stores.sqlite import SqliteStore
+from outlast.server.stores import opened
 
 T = TypeVar("T")
-
-MEMORY = "memory:"
 
 
 class Operations:
@@ -63,7 +60,7 @@ class Operations:
     ) -> AbstractAsyncContextManager[Self]:
         """Open a store and begin to run the operations of the services.
 
-        `store` is a path to an SQLite file, `memory:`, or an open store. Raises
+        `store` is a path to an SQLite file, `memory:`, a `postgresql://` URL, or an open store. Raises
         StoreOpenError, and ConfigurationError for services that cannot be served.
         On leaving, what runs is given back to be run again, and the store is closed.
         """
@@ -85,8 +82,8 @@ class Operations:
     ) -> AsyncIterator[Self]:
         given = clock or SystemClock()
         async with (
-            _opened(store, given) as (opened, time),
-            Engine.open(opened, time, settings) as engine,
+            opened(store, given) as (kept, time),
+            Engine.open(kept, time, settings) as engine,
         ):
             operations = cls(engine, services)
             engine.start(execute=execute, watch_loop=isinstance(given, SystemClock))
@@ -136,30 +133,3 @@ def _require_different(services: Sequence[Service]) -> None:
                 f"{service.name} is served twice, by {classes[service.name]} and by {kind}"
             )
         classes[service.name] = kind
-
-
-@asynccontextmanager
-async def _opened(
-    store: str | OperationStore, clock: Clock
-) -> AsyncIterator[tuple[OperationStore, Clock]]:
-    """Open the store that a name stands for, and say by which time it goes.
-
-    One that is open stays its owner's, and goes by what its owner gave it.
-    """
-    if isinstance(store, OperationStore):
-        yield store, clock
-        return
-    require("store", store, str, "a str, the path to a file or memory:, or an open store")
-    steady = SteadyClock(clock)
-    async with _store_of(store, steady) as opened:
-        if opened.latest_time is not None:
-            steady.not_before(opened.latest_time)
-        yield opened, steady
-
-
-def _store_of(name: str, clock: Clock) -> AbstractAsyncContextManager[OperationStore]:
-    if name == MEMORY:
-        return MemoryStore.open(clock=clock)
-    if "://" in name:
-        raise ConfigurationError(f"there is no store for {name!r}; name a file, or {MEMORY}")
-    return SqliteStore.open(name, clock=clock)
