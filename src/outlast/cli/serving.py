@@ -17,7 +17,7 @@ from outlast.domain.errors import OutlastError
 from outlast.engine.settings import EngineSettings
 from outlast.server.app import Server
 from outlast.server.config import ServerConfig, TlsFiles
-from outlast.server.stores import described
+from outlast.stores.addresses import described
 
 _run: Callable[[Coroutine[Any, Any, None]], None]
 try:
@@ -66,8 +66,8 @@ async def _serve(services: Sequence[object], config: ServerConfig) -> None:
         async with Server(services=services, config=config) as server:
             exit_code = ExitCode.CANNOT_SERVE  # unless it ends in peace
             names = ", ".join(server.operations.service_names)
-            store = described(config.store)
-            ready = f"Ready at {server.address}, operations in {store}, serving {names}"
+            place = described(config.store) if "://" in config.store else config.store
+            ready = f"Ready at {server.address}, operations in {place}, serving {names}"
             # Said once `run` handles signals: who reads it may stop the server.
             asyncio.get_running_loop().call_soon(click.echo, ready)
             await server.run()

@@ -2,12 +2,12 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from urllib.parse import urlsplit
 
 from outlast.domain.checks import require
 from outlast.domain.errors import ConfigurationError
 from outlast.engine.clock import SteadyClock, SystemClock
 from outlast.ports import Clock, OperationStore
+from outlast.stores.addresses import described
 from outlast.stores.memory import MemoryStore
 from outlast.stores.sqlite import SqliteStore
 
@@ -37,16 +37,6 @@ async def opened(
         if local.latest_time is not None:
             steady.not_before(local.latest_time)
         yield local, steady
-
-
-def described(store: str) -> str:
-    """Return the name of a store for a person: without a password."""
-    if not store.startswith(_POSTGRES):
-        return store
-    parts = urlsplit(store)
-    user = f"{parts.username}@" if parts.username else ""
-    place = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{user}{place}{parts.path}"
 
 
 def _local(name: str, clock: Clock) -> AbstractAsyncContextManager[OperationStore]:

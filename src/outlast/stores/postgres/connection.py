@@ -12,6 +12,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from outlast.domain.errors import StoreOpenError, StoreUnavailableError
 from outlast.ports import Clock
+from outlast.stores.addresses import described
 from outlast.stores.postgres import statements
 from outlast.stores.postgres.clock import DatabaseClock
 from outlast.stores.postgres.transaction import Connection, Transaction
@@ -20,7 +21,7 @@ MINIMUM_VERSION = 150000
 """The oldest server that is supported: PostgreSQL 15."""
 
 STATEMENT_TIMEOUT = timedelta(seconds=10)
-IDLE_TIMEOUT = timedelta(seconds=10)
+IDLE_TIMEOUT = timedelta(seconds=5)
 """How long a transaction may stand still before the server ends it: its process may be stopped."""
 CONNECT_TIMEOUT = timedelta(seconds=5)
 
@@ -32,18 +33,6 @@ _KEEPALIVES = {
 }
 _IN_VAIN = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 """What befalls a transaction because of others: it is to be run again."""
-
-
-def described(url: str) -> str:
-    """Return where a URL leads, for a person: without a password, and whatever else is secret."""
-    try:
-        values = conninfo.conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        return "postgresql://(not a URL)"
-    user, host, port = values.get("user"), values.get("host"), values.get("port")
-    place = f"{user}@" if user else ""
-    place += f"{host or ''}{f':{port}' if port else ''}"
-    return f"postgresql://{place}/{values.get('dbname', '')}"
 
 
 def parameters_of(url: str) -> str:
@@ -67,10 +56,11 @@ class Database:
 
     def __init__(self, url: str, timer: Clock, clock: Clock | None, connections: int) -> None:
         self.place = described(url)
+        self._parameters = parameters_of(url)
         self._replacement = clock
         self._database_clock = DatabaseClock(timer)
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            parameters_of(url),
+            self._parameters,
             kwargs={"autocommit": True},
             min_size=1,
             max_size=connections,
@@ -117,6 +107,14 @@ class Database:
             except BaseException:
                 await _roll_back(connection)
                 raise
+
+    @contextmanager
+    def transaction_of_thread(self) -> Iterator[tuple[psycopg.Connection[Any], datetime]]:
+        """Yield a connection of its own in a transaction, and the time; for another thread."""
+        limits = [_milliseconds(STATEMENT_TIMEOUT), _milliseconds(IDLE_TIMEOUT)]
+        with translated_errors(self.place), psycopg.connect(self._parameters) as connection:
+            ((_, _, micros),) = connection.execute(statements.LIMITS_AND_TIME, limits).fetchall()
+            yield connection, self._now(micros)
 
     @property
     def clock(self) -> Clock:

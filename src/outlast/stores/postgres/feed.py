@@ -11,8 +11,9 @@ import psycopg
 
 from outlast.domain.operation import State
 from outlast.ports import Change, Clock
+from outlast.stores.addresses import described
 from outlast.stores.feed import LocalFeed
-from outlast.stores.postgres.connection import connect, described
+from outlast.stores.postgres.connection import connect
 from outlast.stores.postgres.transaction import Connection
 
 CHANNEL = "outlast"

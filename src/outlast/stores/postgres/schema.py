@@ -8,7 +8,8 @@ from importlib.resources import files
 import psycopg
 
 from outlast.domain.errors import StoreOpenError
-from outlast.stores.postgres.connection import MINIMUM_VERSION, connect, described
+from outlast.stores.addresses import described
+from outlast.stores.postgres.connection import MINIMUM_VERSION, connect
 
 _LOCK = 0x4F75746C61737400
 """The key of the advisory lock under which one node at a time migrates."""

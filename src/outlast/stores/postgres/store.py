@@ -28,7 +28,7 @@ from outlast.stores.postgres.connection import Database
 from outlast.stores.postgres.feed import PostgresFeed
 from outlast.stores.postgres.redriving import Redrive
 from outlast.stores.postgres.schema import prepare
-from outlast.stores.postgres.taking import Reap, Renew, TakeReady
+from outlast.stores.postgres.taking import Reap, Renew, TakeReady, renewal_of, renewal_parameters
 from outlast.stores.postgres.writer import Writer
 from outlast.stores.rows import attempt_from_row, from_micros, operation_from_row, to_micros
 
@@ -167,6 +167,14 @@ class PostgresStore(OperationStore):
 
     async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
         return await self._writer.run(Renew(leases, duration))
+
+    def renew_from_thread(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
+        if not leases:
+            return Renewal()
+        with self._database.transaction_of_thread() as (connection, now):
+            parameters = renewal_parameters(leases, now + duration)
+            rows = connection.execute(statements.RENEW.encode(), parameters).fetchall()
+        return renewal_of(leases, rows)
 
     async def record_progress(
         self, lease: Lease, progress: Progress | None, metadata: Payload

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from outlast.domain import transitions
@@ -34,15 +34,20 @@ class Renew(Command[Renewal]):
         await transaction.flush()
         if not self.leases:
             return Renewal()
-        parameters = {
-            "names": [lease.name for lease in self.leases],
-            "epochs": [lease.epoch for lease in self.leases],
-            "until": to_micros(transaction.now + self.duration),
-        }
+        parameters = renewal_parameters(self.leases, transaction.now + self.duration)
         rows = await (await transaction.execute(statements.RENEW, parameters)).fetchall()
         for name, _, _ in rows:
             transaction.stored.pop(name, None)  # the row is another one now
         return renewal_of(self.leases, rows)
+
+
+def renewal_parameters(leases: Collection[Lease], until: datetime) -> dict[str, Any]:
+    """Return what the statement that renews leases is given."""
+    return {
+        "names": [lease.name for lease in leases],
+        "epochs": [lease.epoch for lease in leases],
+        "until": to_micros(until),
+    }
 
 
 def renewal_of(leases: Collection[Lease], rows: Sequence[Row]) -> Renewal:
