@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from outlast.cli.exit_codes import ExitCode
+from outlast.engine.settings import EngineSettings
 
 pytestmark = pytest.mark.usefixtures("service_folder")
 
@@ -410,14 +411,12 @@ def test_a_server_with_tls_is_called_with_its_authority_and_not_without(run, tls
 def test_set_wins_over_the_option_of_its_own_and_durations_without_a_unit_are_seconds(
     run, monkeypatch
 ):
-    given = {}
+    given = []
     monkeypatch.setattr(
-        "outlast.cli.serving.serve_until_stopped", lambda _, settings, **__: given.update(settings)
+        "outlast.cli.serving.serve_until_stopped", lambda _, config: given.append(config.engine)
     )
     options = ["--set", "lease=7", "--lease", "9s", "--set", "max_wait=1m"]
     assert run("serve", *GREETER, *options).exit_code == ExitCode.OK
-    assert given == {
-        "concurrency": 64,
-        "lease": timedelta(seconds=7),
-        "max_wait": timedelta(minutes=1),
-    }
+    assert given == [
+        EngineSettings(concurrency=64, lease=timedelta(seconds=7), max_wait=timedelta(minutes=1))
+    ]

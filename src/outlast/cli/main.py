@@ -13,6 +13,7 @@ from outlast.cli.failure import Failure
 from outlast.cli.operations import operations
 from outlast.cli.protos import protos
 from outlast.cli.serve import serve
+from outlast.cli.worker import worker
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def main() -> None:
 
 
 main.add_command(serve)
+main.add_command(worker)
 main.add_command(call)
 main.add_command(operations)
 main.add_command(protos)

@@ -1,12 +1,10 @@
-"""Running a server until it is stopped."""
+"""Running a server or a worker until it is stopped."""
 
 import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from datetime import timedelta
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import click
@@ -14,9 +12,8 @@ import click
 from outlast.cli.exit_codes import ExitCode
 from outlast.cli.failure import Failure
 from outlast.domain.errors import OutlastError
-from outlast.engine.settings import EngineSettings
 from outlast.server.app import Server
-from outlast.server.config import ServerConfig, TlsFiles
+from outlast.server.config import ServerConfig
 from outlast.stores.addresses import described
 
 _run: Callable[[Coroutine[Any, Any, None]], None]
@@ -31,27 +28,9 @@ _LINGER_SECONDS = 2.0
 """How long the process may take to end when its server has closed."""
 
 
-def serve_until_stopped(
-    services: Sequence[object],
-    *,
-    store: str,
-    listen: str,
-    tls_files: tuple[Path, Path] | None,
-    grace: timedelta,
-    settings: Mapping[str, Any],
-) -> None:
-    """Serve until a signal comes; raise Failure if the server cannot start or breaks down.
-
-    `tls_files` are the certificate chain and its key, `settings` those of the engine.
-    """
+def serve_until_stopped(services: Sequence[object], config: ServerConfig) -> None:
+    """Serve until a signal comes; raise Failure if the server cannot start or breaks down."""
     try:
-        config = ServerConfig(
-            store=store,
-            listen=listen,
-            tls=TlsFiles(certificate=tls_files[0], key=tls_files[1]) if tls_files else None,
-            grace=grace,
-            engine=EngineSettings(**settings),
-        )
         _run(_serve(services, config))
     except OutlastError as error:
         raise Failure(ExitCode.CANNOT_SERVE, error.message) from error
@@ -65,16 +44,30 @@ async def _serve(services: Sequence[object], config: ServerConfig) -> None:
     try:
         async with Server(services=services, config=config) as server:
             exit_code = ExitCode.CANNOT_SERVE  # unless it ends in peace
-            names = ", ".join(server.operations.service_names)
-            place = described(config.store) if "://" in config.store else config.store
-            ready = f"Ready at {server.address}, operations in {place}, serving {names}"
             # Said once `run` handles signals: who reads it may stop the server.
-            asyncio.get_running_loop().call_soon(click.echo, ready)
+            asyncio.get_running_loop().call_soon(click.echo, _ready_line(server))
             await server.run()
         exit_code = ExitCode.OK
     finally:
         if exit_code is not None:
             _end_process_soon(exit_code)
+
+
+def _ready_line(server: Server) -> str:
+    """Say where the server is, what it serves, and what it runs if that is not all of it."""
+    config, operations = server.config, server.operations
+    place = described(config.store) if "://" in config.store else config.store
+    at = f" at {server.address}" if server.address else ""
+    parts = [
+        f"Ready{at}" if config.api or not at else f"Ready{at} for health checks",
+        f"operations in {place}",
+    ]
+    if config.api:
+        parts.append(f"serving {', '.join(operations.service_names)}")
+    taken = operations.engine.taken
+    if not config.api or len(taken) < len(operations.engine.methods):
+        parts.append(f"running {', '.join(taken) or 'none'}")
+    return ", ".join(parts)
 
 
 def _end_process_soon(exit_code: ExitCode) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
@@ -38,6 +38,7 @@ class Engine:
         self.clock = clock
         self.settings = settings
         self._methods: dict[str, Method] = {}
+        self._taken: dict[str, Method] = {}
         self._hub = WaiterHub(
             store,
             clock,
@@ -45,9 +46,7 @@ class Engine:
             poll_seconds=settings.waiter_poll_interval.total_seconds(),
         )
         self.manager = OperationManager(store, clock, self._hub, settings, self._methods)
-        self.executor = Executor(
-            store, clock, self._methods, settings, worker=worker, chance=chance
-        )
+        self.executor = Executor(store, clock, self._taken, settings, worker=worker, chance=chance)
         self._sweepers: list[asyncio.Task[None]] = []
         self._watchdog: LoopWatchdog | None = None
         self._stopping = False
@@ -73,21 +72,35 @@ class Engine:
         return self._methods
 
     @property
+    def taken(self) -> Collection[str]:
+        """The names of the methods whose operations are run here."""
+        return self._taken.keys()
+
+    @property
     def waiting(self) -> int:
         """How many calls wait for operations."""
         return self._hub.count
 
     def register(self, method: Method) -> None:
-        """Make a method known, so that its operations can be started and run here."""
+        """Make a method known, so that its operations can be started, and run if it is taken."""
         self._methods[method.name] = method
 
-    def start(self, *, execute: bool = True, watch_loop: bool = False) -> None:
+    def start(
+        self,
+        *,
+        execute: bool = True,
+        taken: Collection[str] | None = None,
+        watch_loop: bool = False,
+    ) -> None:
         """Begin to run operations (unless told not to) and to forget expired ones.
 
+        `taken` names the registered methods whose operations are run; None is all of them.
         With `watch_loop`, a thread keeps the leases while a handler blocks the event
         loop; the clock must then be the machine's.
         """
         if execute:
+            names = self._methods if taken is None else taken
+            self._taken.update({name: self._methods[name] for name in names})
             self._watch(*self.executor.start())
             if watch_loop:
                 self._watchdog = LoopWatchdog(self.executor.leases, self.clock, self.settings)

@@ -34,18 +34,18 @@ async def reap_forever(store: OperationStore, clock: Clock, lease: timedelta) ->
         await clock.sleep(lease.total_seconds())
 
 
-async def tell_of_unserved(store: OperationStore, served: Collection[str]) -> None:
-    """Log which methods have work that nobody here can do."""
+async def tell_of_unserved(store: OperationStore, known: Collection[str]) -> None:
+    """Log which methods have work and are not known here."""
     try:
         stats = await store.stats()
     except StoreUnavailableError:
         return
     for it in stats:
         count = it.ready + it.delayed + it.running
-        if count and it.method not in served:
+        if count and it.method not in known:
             _log.warning(
-                "%d operations of %s are not done, and this server has no such method: they wait"
-                " for a server that has it",
+                "%d operations of %s are not done, and this process has no such method: they wait"
+                " for one that has it",
                 count,
                 it.method,
             )

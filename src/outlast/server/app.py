@@ -42,8 +42,9 @@ _CLOSE_SECONDS = 1.0
 
 
 class Server:
-    """Serves services with their operations. Use it as an async context manager.
+    """Serves services with their operations, or is a worker that runs what others start.
 
+    Use it as an async context manager.
     Entering it opens the store and listens; raises StoreOpenError and
     ConfigurationError. Leaving it drains: health turns NOT_SERVING, waiting calls get
     the latest state, running operations get `grace` to end, and what is left is given
@@ -59,12 +60,13 @@ class Server:
     ) -> None:
         self.config = config or ServerConfig()
         self.address = ""
-        """Where the server listens, with the real port."""
+        """Where the server listens, with the real port; empty for a worker that does not."""
         self._services = services
         self._clock = clock or SystemClock()
         self._stack = AsyncExitStack()
         self._signals = ExitStack()
         self._grace_over = asyncio.Event()
+        self._health = health.aio.HealthServicer()
 
     @property
     def operations(self) -> Operations:
@@ -80,17 +82,15 @@ class Server:
                     settings=self.config.engine,
                     clock=self._clock,
                     execute=self.config.execute,
+                    methods=self.config.methods,
+                    except_methods=self.config.except_methods,
                 )
             )
-            self._grpc = grpc.aio.server(
-                options=(*_GRPC_OPTIONS, _message_limit(self.config.engine.max_request_bytes))
-            )
-            self._operations.add_to(self._grpc)
-            self._add_health()
-            self._add_reflection()
-            self.address = await self._bind()
-            await self._grpc.start()
-            stack.push_async_callback(self._grpc.stop, _CLOSE_SECONDS)
+            if self.config.listen is not None:
+                server = self._grpc_server()
+                self.address = await self._bind(server, self.config.listen)
+                await server.start()
+                stack.push_async_callback(server.stop, _CLOSE_SECONDS)
             stack.push_async_callback(self._drain)
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             self._stack = stack.pop_all()
@@ -135,27 +135,32 @@ class Server:
             stopped.cancel()
             died.result()
 
-    def _add_health(self) -> None:
-        self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-
-    def _add_reflection(self) -> None:
-        names = [*self._operations.service_names, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        reflection.enable_server_reflection(names, self._grpc)
+    def _grpc_server(self) -> grpc.aio.Server:
+        server = grpc.aio.server(
+            options=(*_GRPC_OPTIONS, _message_limit(self.config.engine.max_request_bytes))
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self.config.api:
+            self._operations.add_to(server)
+            names = [*self._operations.service_names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+            reflection.enable_server_reflection(names, server)
+        return server
 
     async def _set_health(self, status: Any) -> None:
-        for name in ("", *self._operations.service_names):
+        """Say how the whole is, and each service that is served here."""
+        names = self._operations.service_names if self.config.api else ()
+        for name in ("", *names):
             await self._health.set(name, status)
 
-    async def _bind(self) -> str:
-        listen, tls = self.config.listen, self.config.tls
+    async def _bind(self, server: grpc.aio.Server, listen: str) -> str:
+        tls = self.config.tls
         secured = None if tls is None else await asyncio.to_thread(credentials, tls)
         async with free_address(listen):
             try:
                 if secured is None:
-                    port = self._grpc.add_insecure_port(listen)
+                    port = server.add_insecure_port(listen)
                 else:
-                    port = self._grpc.add_secure_port(listen, secured)
+                    port = server.add_secure_port(listen, secured)
             except RuntimeError as error:
                 raise ConfigurationError(f"cannot listen on {listen}: {error}") from error
         if listen.startswith("unix:"):

@@ -1,5 +1,6 @@
 """What a server is told."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from outlast.domain.checks import require, require_time
 from outlast.domain.errors import ConfigurationError
 from outlast.engine.settings import EngineSettings
+from outlast.server.choice import Choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +29,11 @@ class ServerConfig:
 
     store: str = "outlast.db"
     """A path to an SQLite file, made if it is not there; a `postgresql://` URL; or `memory:`."""
-    listen: str = "127.0.0.1:50051"
-    """`host:port`, `[v6 address]:port` or `unix:path`; port 0 takes a free one."""
+    listen: str | None = "127.0.0.1:50051"
+    """`host:port`, `[v6 address]:port` or `unix:path`; port 0 takes a free one.
+
+    None, for a worker only, does without.
+    """
     tls: TlsFiles | None = None
     """None serves without encryption."""
     grace: timedelta = timedelta(seconds=20)
@@ -37,15 +42,28 @@ class ServerConfig:
     With `cancel_grace` on top it is less than the 30 seconds that supervisors wait.
     """
     engine: EngineSettings = field(default_factory=EngineSettings)
+    api: bool = True
+    """Whether this process serves the API, or is a worker, of which callers see health only."""
     execute: bool = True
     """Whether this process runs operations, or only serves the API."""
+    methods: Collection[str] | None = None
+    """Those whose operations it runs, as `package.Service/Method`; None is all of its services."""
+    except_methods: Collection[str] = ()
+    """Those whose operations it leaves to others."""
 
     def __post_init__(self) -> None:
         require("store", self.store, str, "a str: the path to a file, a URL, or memory:")
-        require("listen", self.listen, str, "a str: host:port")
+        require("listen", self.listen, (str, type(None)), "a str: host:port")
+        require("api", self.api, bool, "True or False")
         require("tls", self.tls, (TlsFiles, type(None)), "outlast.TlsFiles, or None")
         require_time("grace", self.grace, may_be_zero=True)
         require("engine", self.engine, EngineSettings, "outlast.EngineSettings")
-        require("execute", self.execute, bool, "True or False")
-        if ":" not in self.listen:
+        Choice(self.execute, self.methods, self.except_methods)
+        if not (self.api or self.execute):
+            raise ConfigurationError("with api=False and execute=False there is nothing to do")
+        if self.listen is None and self.api:
+            raise ConfigurationError(
+                "listen is None: only a worker, with api=False, can do without"
+            )
+        if self.listen is not None and ":" not in self.listen:
             raise ConfigurationError(f"listen must be host:port, not {self.listen!r}")

@@ -1,6 +1,6 @@
 """Operations for any grpc.aio server."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import NoReturn, Self, TypeVar
@@ -19,6 +19,7 @@ from outlast.rpc.calls import CallLimit
 from outlast.rpc.codec import Codec
 from outlast.rpc.operations import OperationsServicer
 from outlast.rpc.services import Service
+from outlast.server.choice import Choice
 from outlast.server.stores import opened
 
 T = TypeVar("T")
@@ -57,8 +58,13 @@ class Operations:
         settings: EngineSettings | None = None,
         clock: Clock | None = None,
         execute: bool = True,
+        methods: Collection[str] | None = None,
+        except_methods: Collection[str] = (),
     ) -> AbstractAsyncContextManager[Self]:
         """Open a store and begin to run the operations of the services.
+
+        Of all their methods, or of `methods` only, or of all but `except_methods`, which
+        are named as `package.Service/Method`; with `execute=False` of none.
 
         `store` is a path to an SQLite file, `memory:`, a `postgresql://` URL, or an open store. Raises
         StoreOpenError, and ConfigurationError for services that cannot be served.
@@ -66,7 +72,8 @@ class Operations:
         """
         settings = EngineSettings() if settings is None else settings
         require("settings", settings, EngineSettings, "outlast.EngineSettings")
-        opening = cls._open(store, services, settings, clock, execute=execute)
+        choice = Choice(execute, methods, except_methods)
+        opening = cls._open(store, services, settings, clock, choice)
         return _Opening(opening)
 
     @classmethod
@@ -77,8 +84,7 @@ class Operations:
         services: Sequence[object],
         settings: EngineSettings,
         clock: Clock | None,
-        *,
-        execute: bool,
+        choice: Choice,
     ) -> AsyncIterator[Self]:
         given = clock or SystemClock()
         async with (
@@ -86,7 +92,11 @@ class Operations:
             Engine.open(kept, time, settings) as engine,
         ):
             operations = cls(engine, services)
-            engine.start(execute=execute, watch_loop=isinstance(given, SystemClock))
+            engine.start(
+                execute=choice.execute,
+                taken=choice.of(engine.methods),
+                watch_loop=isinstance(given, SystemClock),
+            )
             yield operations
 
     @property
