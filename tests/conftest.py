@@ -31,22 +31,37 @@ def lacking() -> Callable[[str], NoReturn]:
     return pytest.fail if os.environ.get("CI") else pytest.skip
 
 
+@pytest.fixture(scope="session")
+def postgres_of(lacking: Callable[[str], NoReturn]) -> Iterator[Callable[[str], PostgresServer]]:
+    """Return what starts a PostgreSQL server of a version, once.
+
+    15 is Debian's, where it is installed; 18 comes with the packages for the tests.
+    """
+    servers: dict[str, PostgresServer] = {}
+
+    def start(version: str) -> PostgresServer:
+        if version not in servers:
+            programs = installations().get(version)
+            if programs is None:
+                missing = f"PostgreSQL {version} is not installed"
+                pytest.skip(missing) if version == "15" else lacking(missing)
+            try:
+                servers[version] = PostgresServer(programs).__enter__()
+            except CannotStartError as error:
+                lacking(f"PostgreSQL {version} does not start: {error}")
+        return servers[version]
+
+    yield start
+    for server in servers.values():
+        server.stop()
+
+
 @pytest.fixture(scope="session", params=["15", "18"])
 def postgres(
-    request: pytest.FixtureRequest, lacking: Callable[[str], NoReturn]
-) -> Iterator[PostgresServer]:
-    """Yield a PostgreSQL server; 15 is Debian's, and 18 is installed for the tests."""
-    programs = installations().get(request.param)
-    if programs is None:
-        (pytest.skip if request.param == "15" else lacking)(
-            f"PostgreSQL {request.param} is not installed"
-        )
-    try:
-        server = PostgresServer(programs).__enter__()
-    except CannotStartError as error:
-        lacking(f"PostgreSQL {request.param} does not start: {error}")
-    yield server
-    server.stop()
+    request: pytest.FixtureRequest, postgres_of: Callable[[str], PostgresServer]
+) -> PostgresServer:
+    """Return a PostgreSQL server of each version."""
+    return postgres_of(request.param)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +24,7 @@ from outlastapi.v1.operation_metadata_pb2 import OperationMetadata
 
 import outlast
 from outlast_script import ScriptService
+from tests.postgresql import PostgresServer
 
 PREFIX = "type.googleapis.com/"
 NAME = re.compile(r"([A-Za-z0-9._~-]+/)*operations/[A-Za-z0-9._~-]+")
@@ -253,10 +254,21 @@ class Client:
 Serving = Callable[..., AbstractAsyncContextManager[Client]]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return what a server is told to keep operations in."""
-    return "memory:" if request.param == "memory" else str(tmp_path / "operations.db")
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, postgres_of: Callable[[str], PostgresServer]
+) -> Iterator[str]:
+    """Yield what a server is told to keep operations in."""
+    match request.param:
+        case "memory":
+            yield "memory:"
+        case "sqlite":
+            yield str(tmp_path / "operations.db")
+        case _:
+            server = postgres_of("18")
+            url = server.new_database()
+            yield url
+            server.drop(url)
 
 
 @asynccontextmanager

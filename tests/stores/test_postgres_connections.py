@@ -9,8 +9,14 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from outlast.domain.errors import StoreOpenError, StoreUnavailableError
+from outlast.domain.errors import (
+    ExclusiveConflictError,
+    OperationNotFoundError,
+    StoreOpenError,
+    StoreUnavailableError,
+)
 from outlast.domain.operation import State
+from outlast.domain.status import Payload
 from outlast.engine.clock import SystemClock
 from outlast.ports import Changes
 from outlast.stores.postgres import PostgresStore, connection, feed, schema
@@ -242,3 +248,30 @@ async def test_what_does_not_fit_into_a_notification_is_told_in_several(url, sto
         await asyncio.gather(*(driver.try_insert(operation) for operation in operations))
         for operation in operations:
             await ear.until(operation.name)
+
+
+# Texts.
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ue000", "\ue0000\0", "k" * 100_000, "\U0010ffff"])
+async def test_texts_that_the_database_does_not_take_are_kept(store, clock, text):
+    driver = Driver(store, clock)
+    operation = await driver.insert(target=text, exclusive_key=text, request_id=text[:100])
+    assert await store.get(operation.name) == operation
+    again = await driver.try_insert(request_id=text[:100])
+    assert again.operation == operation
+    with pytest.raises(ExclusiveConflictError):
+        await driver.try_insert(exclusive_key=text)
+    claim = await driver.claim_one()
+    assert claim.operation.target == text
+    await store.record_step(claim.lease, text[:100], Payload("s", b"result"))
+    assert await store.steps(operation.name) == {text[:100]: Payload("s", b"result")}
+
+
+async def test_a_name_that_cannot_be_kept_is_not_there(store):
+    for name in ("operations/\0", "\0"):
+        with pytest.raises(OperationNotFoundError):
+            await store.get(name)
+        with pytest.raises(OperationNotFoundError):
+            await store.request_cancel(name)
+        assert await store.steps(name) == {}

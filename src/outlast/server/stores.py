@@ -1,7 +1,9 @@
 """The store that a name stands for."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib import import_module
 
 from outlast.domain.checks import require
 from outlast.domain.errors import ConfigurationError
@@ -55,11 +57,11 @@ async def _postgres(
 ) -> AsyncIterator[tuple[OperationStore, Clock]]:
     """Open a database, whose clock is gone by, unless a clock was given that is not the machine's."""
     try:
-        from outlast.stores.postgres import PostgresStore  # noqa: PLC0415  # if it is used
+        module = await asyncio.to_thread(import_module, "outlast.stores.postgres")
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"{described(url)} needs psycopg: install the extra outlast[postgres]"
         ) from error
     replacement = None if isinstance(given, SystemClock) else timer
-    async with PostgresStore.open(url, timer=timer, clock=replacement) as store:
+    async with module.PostgresStore.open(url, timer=timer, clock=replacement) as store:
         yield store, store.clock

@@ -19,8 +19,9 @@ from outlast.domain.status import Payload
 from outlast.ports import Inserted
 from outlast.stores.changeset import Stored
 from outlast.stores.postgres import statements
+from outlast.stores.postgres.texts import digest_of, kept, operation_of, row_of
 from outlast.stores.postgres.transaction import Command, Transaction, columns
-from outlast.stores.rows import all_values, operation_from_row, to_micros
+from outlast.stores.rows import to_micros
 
 
 @dataclass(eq=False, slots=True)
@@ -68,11 +69,11 @@ class Insert(Command[Inserted]):
         new = self.operation
         if not new.request_id:
             return None
-        key = [new.request_id, new.method, new.parent, new.principal]
+        key = [kept(new.request_id), new.method, new.parent, new.principal]
         row = await (await transaction.execute(statements.BY_REQUEST, key)).fetchone()
         if row is None:
             return None
-        existing = operation_from_row(row[1:])
+        existing = operation_of(row[1:])
         if transitions.expired(existing, transaction.now):
             await transaction.execute(statements.FORGET, [[row[0]]])
             return None
@@ -100,7 +101,9 @@ async def exclusive_conflict(transaction: Transaction, key: str) -> Exception:
 
     That one may have ended since; then what it was kept from is to be tried again.
     """
-    row = await (await transaction.execute(statements.EXCLUSIVE_HOLDER, [key])).fetchone()
+    row = await (
+        await transaction.execute(statements.EXCLUSIVE_HOLDER, [digest_of(kept(key))])
+    ).fetchone()
     return OvertakenError() if row is None else ExclusiveConflictError(key, row[0], deleted=row[1])
 
 
@@ -112,7 +115,7 @@ async def _insert(transaction: Transaction, commands: Sequence[Insert]) -> None:
     """Insert what the unique indexes let in, and take it into the transaction."""
     # In one order, so that transactions that insert the same do not wait for each other.
     new = {it.operation.name: it for it in sorted(commands, key=_insertion_order)}
-    rows = columns([all_values(command.operation) for command in new.values()])
+    rows = columns([row_of(command.operation) for command in new.values()])
     kept = await (await transaction.execute(statements.INSERT_OPERATIONS, rows)).fetchall()
     if kept:
         requests = [(row_id, new[name].request) for row_id, name in kept]
@@ -170,7 +173,7 @@ class RecordStep(Command[None]):
         if stored is None:
             raise LeaseLostError(self.lease.name, self.lease.epoch)
         transitions.require_owner(stored.operation, self.lease)
-        values = [[stored.id], [self.key], [self.result.type_url], [self.result.value]]
+        values = [[stored.id], [kept(self.key)], [self.result.type_url], [self.result.value]]
         await transaction.execute(statements.RECORD_STEPS, values)
 
 

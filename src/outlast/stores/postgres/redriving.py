@@ -12,8 +12,9 @@ from outlast.ports import Inserted
 from outlast.stores.changeset import Stored
 from outlast.stores.postgres import statements
 from outlast.stores.postgres.commands import exclusive_conflict, require_room
+from outlast.stores.postgres.texts import operation_of, row_of
 from outlast.stores.postgres.transaction import Command, Transaction, columns
-from outlast.stores.rows import all_values, operation_from_row, to_micros
+from outlast.stores.rows import to_micros
 
 
 @dataclass(eq=False, slots=True)
@@ -59,11 +60,11 @@ class Redrive(Command[Inserted]):
             "now": to_micros(transaction.now),
         }
         row = await (await transaction.execute(statements.REDRIVE, parameters)).fetchone()
-        return None if row is None else operation_from_row(row[1:])
+        return None if row is None else operation_of(row[1:])
 
     @staticmethod
     async def _insert(transaction: Transaction, old: Stored, new: Operation) -> None:
-        values = columns([all_values(new)])
+        values = columns([row_of(new)])
         kept = await (await transaction.execute(statements.INSERT_OPERATIONS, values)).fetchall()
         if not kept:
             raise await exclusive_conflict(transaction, new.exclusive_key)

@@ -11,7 +11,7 @@ from outlast.domain.errors import StoreOpenError
 from outlast.stores.addresses import described
 from outlast.stores.postgres.connection import MINIMUM_VERSION, connect
 
-_LOCK = 0x4F75746C61737400
+LOCK = 0x4F75746C61737400
 """The key of the advisory lock under which one node at a time migrates."""
 _SETTINGS = """
 CREATE TABLE IF NOT EXISTS outlast.settings (key text PRIMARY KEY, value bytea NOT NULL)
@@ -47,7 +47,7 @@ async def prepare(url: str) -> bytes:
 async def _migrate(
     connection: psycopg.AsyncConnection[tuple[bytes, ...]], scripts: Sequence[str], place: str
 ) -> bytes:
-    await connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
     await connection.execute("CREATE SCHEMA IF NOT EXISTS outlast")
     await connection.execute(_SETTINGS)
     version = int(await _setting(connection, "schema") or b"0")

@@ -49,8 +49,8 @@ SELECT o.id, {SELECT_COLUMNS} FROM outlast.operations o
 WHERE o.name = ANY(%b::text[]) ORDER BY o.name FOR UPDATE
 """
 INSERT_OPERATIONS = f"""
-INSERT INTO outlast.operations ({", ".join(COLUMNS)})
-SELECT * FROM unnest({_arrays(COLUMNS)}) ON CONFLICT DO NOTHING RETURNING id, name
+INSERT INTO outlast.operations ({", ".join(COLUMNS)}, exclusive_digest)
+SELECT * FROM unnest({_arrays(COLUMNS)}, %b::bytea[]) ON CONFLICT DO NOTHING RETURNING id, name
 """
 INSERT_REQUESTS = """
 INSERT INTO outlast.requests SELECT * FROM unnest(%b::bigint[], %b::text[], %b::bytea[])
@@ -102,7 +102,7 @@ WHERE o.request_id = %s AND o.request_id <> '' AND o.method = %s AND o.parent = 
 """
 EXCLUSIVE_HOLDER = """
 SELECT name, deleted FROM outlast.operations
-WHERE exclusive_key = %s AND exclusive_key <> '' AND ready_time IS NOT NULL
+WHERE exclusive_digest = %s AND exclusive_digest <> '' AND ready_time IS NOT NULL
 """
 REDRIVE = f"""
 SELECT o.id, {SELECT_COLUMNS} FROM outlast.operations o
@@ -189,6 +189,40 @@ FROM outlast.operations
 WHERE dead_letter AND NOT deleted AND (expire_time IS NULL OR expire_time > %(now)s)
 GROUP BY method
 """
+
+SETTING = "SELECT value FROM outlast.settings WHERE key = %s"
+SET_SECRET = "UPDATE outlast.settings SET value = %s WHERE key = 'secret'"
+COUNT_ALL = "SELECT count(*) FROM outlast.operations"
+SIZES = """
+SELECT o.id, length(o.metadata_value) + coalesce(length(o.response_value), 0)
+    + coalesce(length(o.error), 0) + coalesce(length(o.last_error), 0)
+    + coalesce((SELECT length(r.value) FROM outlast.requests r WHERE r.operation = o.id), 0)
+    + coalesce((SELECT sum(length(s.value)) FROM outlast.steps s WHERE s.operation = o.id), 0)
+FROM outlast.operations o WHERE o.id > %s ORDER BY o.id LIMIT %s
+"""
+SELECT_IDS = "SELECT id, name FROM outlast.operations WHERE name = ANY(%b::text[])"
+SELECT_ARCHIVED = f"""
+SELECT o.id, r.type_url, r.value, {SELECT_COLUMNS}
+FROM outlast.operations o LEFT JOIN outlast.requests r ON r.operation = o.id
+WHERE o.id = ANY(%b::bigint[]) ORDER BY o.id
+"""
+SELECT_STEPS = "SELECT * FROM outlast.steps WHERE operation = ANY(%b::bigint[])"
+SELECT_ATTEMPTS = """
+SELECT * FROM outlast.attempts WHERE operation = ANY(%b::bigint[]) ORDER BY operation, epoch
+"""
+HOLDERS = """
+SELECT 'request_id', name FROM outlast.operations
+WHERE request_id = %(request_id)s AND request_id <> '' AND method = %(method)s
+    AND parent = %(parent)s AND principal = %(principal)s
+UNION ALL
+SELECT 'exclusive key', name FROM outlast.operations
+WHERE exclusive_key = %(exclusive_key)s AND exclusive_key <> '' AND ready_time IS NOT NULL
+UNION ALL
+SELECT 'work to redrive', name FROM outlast.operations
+WHERE retried_from = %(retried_from)s AND retried_from <> '' AND ready_time IS NOT NULL
+    AND NOT deleted
+"""
+"""What unique indexes keep an operation out for, and who has it."""
 
 
 def list_page(

@@ -29,8 +29,9 @@ from outlast.stores.postgres.feed import PostgresFeed
 from outlast.stores.postgres.redriving import Redrive
 from outlast.stores.postgres.schema import prepare
 from outlast.stores.postgres.taking import Reap, Renew, TakeReady, renewal_of, renewal_parameters
+from outlast.stores.postgres.texts import findable, given, kept, operation_of
 from outlast.stores.postgres.writer import Writer
-from outlast.stores.rows import attempt_from_row, from_micros, operation_from_row, to_micros
+from outlast.stores.rows import attempt_from_row, from_micros, to_micros
 
 CONNECTIONS = 8
 """How many connections are opened at the most, besides the two of the feed."""
@@ -121,9 +122,9 @@ class PostgresStore(OperationStore):
         return found[name]
 
     async def get_many(self, names: Collection[str]) -> Mapping[str, Operation]:
-        rows = await self._read(statements.GET_MANY, [list(names)])
+        rows = await self._read(statements.GET_MANY, [[name for name in names if findable(name)]])
         now = self._database.clock.now()
-        operations = (operation_from_row(row) for row in rows)
+        operations = (operation_of(row) for row in rows)
         return {it.name: it for it in operations if transitions.visible(it, now)}
 
     async def list_page(self, query: ListQuery) -> Sequence[Operation]:
@@ -149,7 +150,7 @@ class PostgresStore(OperationStore):
             "create_time": to_micros(after.create_time) if after else None,
             "name": after.name if after else None,
         }
-        return [operation_from_row(row) for row in await self._read(sql, parameters)]
+        return [operation_of(row) for row in await self._read(sql, parameters)]
 
     async def claim(
         self,
@@ -191,8 +192,8 @@ class PostgresStore(OperationStore):
         await self._writer.run(RecordStep(lease, key, result))
 
     async def steps(self, name: str) -> Mapping[str, Payload]:
-        rows = await self._read(statements.STEPS, [name])
-        return {key: Payload(type_url, value) for key, type_url, value in rows}
+        rows = await self._read(statements.STEPS, [kept(name)])
+        return {given(key): Payload(type_url, value) for key, type_url, value in rows}
 
     async def finish(self, lease: Lease, outcome: Outcome) -> Operation:
         return await self._writer.run(

@@ -14,8 +14,9 @@ from outlast.ports import Claims, Renewal
 from outlast.stores.changeset import Stored
 from outlast.stores.lost_leases import LostBy
 from outlast.stores.postgres import statements
+from outlast.stores.postgres.texts import operation_of
 from outlast.stores.postgres.transaction import Command, Transaction
-from outlast.stores.rows import Row, changing_values, from_micros, operation_from_row, to_micros
+from outlast.stores.rows import Row, changing_values, from_micros, to_micros
 
 _PUT_OFF = timedelta(hours=1)
 
@@ -156,7 +157,7 @@ async def _change(
     One that cannot must not keep the others from being run: it is put off.
     """
     try:
-        stored = Stored(row_id, operation_from_row(values))
+        stored = Stored(row_id, operation_of(values))
         after = change(stored.operation)
         changing_values(after)  # it can be written
     except (ArithmeticError, LookupError, TypeError, ValueError):

@@ -9,7 +9,8 @@ from psycopg import AsyncConnection, AsyncCursor
 
 from outlast.stores.changeset import ChangeSet, Stored
 from outlast.stores.postgres import statements
-from outlast.stores.rows import Row, changing_values, operation_from_row
+from outlast.stores.postgres.texts import findable, operation_of
+from outlast.stores.rows import Row, changing_values
 
 Connection = AsyncConnection[tuple[Any, ...]]
 
@@ -29,11 +30,11 @@ class Transaction(ChangeSet):
 
     async def load(self, names: Collection[str]) -> None:
         """Read and lock the named records that have not been read yet, in their order."""
-        missing = [name for name in dict.fromkeys(names) if name not in self.stored]
+        missing = [it for it in dict.fromkeys(names) if it not in self.stored and findable(it)]
         if missing:
             cursor = await self.execute(statements.LOAD, [missing])
             for row in await cursor.fetchall():
-                self.add(Stored(row[0], operation_from_row(row[1:])))
+                self.add(Stored(row[0], operation_of(row[1:])))
 
     async def pending(self, limit: int, method: str | None = None) -> int:
         """Return how many operations are PENDING, of one method or in all.

@@ -10,7 +10,8 @@ CREATE TABLE outlast.operations (
     request_id text NOT NULL COLLATE "C",
     request_digest bytea NOT NULL,
     target text NOT NULL,
-    exclusive_key text NOT NULL COLLATE "C",
+    exclusive_key text NOT NULL,
+    exclusive_digest bytea NOT NULL,
     max_attempts bigint NOT NULL,
     timeout bigint,
     retention bigint NOT NULL,
@@ -51,9 +52,9 @@ CREATE UNIQUE INDEX operations_name ON outlast.operations (name);
 CREATE UNIQUE INDEX operations_request
     ON outlast.operations (request_id, method, parent, principal) WHERE request_id <> '';
 
--- Work on one resource at a time. What is done has no ready_time.
-CREATE UNIQUE INDEX operations_exclusive ON outlast.operations (exclusive_key)
-    WHERE exclusive_key <> '' AND ready_time IS NOT NULL;
+-- Work on one resource at a time, by the SHA-256 of its key. What is done has no ready_time.
+CREATE UNIQUE INDEX operations_exclusive ON outlast.operations (exclusive_digest)
+    WHERE exclusive_digest <> '' AND ready_time IS NOT NULL;
 
 -- One redrive of an operation at a time, unless it was deleted.
 CREATE UNIQUE INDEX operations_redriving ON outlast.operations (retried_from)

@@ -1,0 +1,152 @@
+"""A database as an archive."""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, ClassVar
+
+import psycopg
+
+from outlast.domain.errors import StoreOpenError
+from outlast.domain.operation import Operation
+from outlast.stores.addresses import described
+from outlast.stores.archive import Archive, Tables, uniqueness
+from outlast.stores.postgres import statements
+from outlast.stores.postgres.connection import parameters_of, translated_errors
+from outlast.stores.postgres.schema import LOCK, migrations, prepare
+from outlast.stores.postgres.transaction import columns
+from outlast.stores.rows import Row, all_values
+
+_LOOKS = 20
+"""How often it is looked whether a database is used, a tenth of a second apart: who has just
+stopped may take a moment to be gone."""
+
+_USED = """
+SELECT count(*), pg_sleep(0.1) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+    AND application_name IN ('outlast', current_setting('application_name'))
+"""
+
+
+@contextmanager
+def source(url: str) -> Iterator[Archive]:
+    """Open a database to be read; it stays as it is, and nobody writes to its operations.
+
+    Raises StoreOpenError if it has no operations or a process of Outlast has it open.
+    """
+    place = described(url)
+    with _alone(url, place) as connection, connection.transaction():
+        _check_schema(connection, place)
+        connection.execute("LOCK TABLE outlast.operations IN SHARE MODE NOWAIT")
+        yield Archive(_Tables(connection))
+
+
+@contextmanager
+def target(url: str) -> Iterator[Archive]:
+    """Open a database to be written to, whose tables are made if they are not there.
+
+    Raises StoreOpenError if it cannot be a store, or a process of Outlast has it open.
+    """
+    asyncio.run(prepare(url))
+    with _alone(url, described(url)) as connection:
+        yield Archive(_Tables(connection))
+
+
+@contextmanager
+def _alone(url: str, place: str) -> Iterator[psycopg.Connection[Any]]:
+    """Yield a connection beside which no process of Outlast has one.
+
+    One that starts meanwhile waits, as for another one that migrates, until this is closed.
+    """
+    try:
+        connection = psycopg.connect(parameters_of(url), autocommit=True)
+    except psycopg.Error as error:
+        raise StoreOpenError(f"{place} cannot be opened: {str(error).strip()}") from error
+    with connection, translated_errors(place):
+        connection.execute("SET statement_timeout = 0")
+        connection.execute("SET idle_in_transaction_session_timeout = 0")
+        for _ in range(_LOOKS):
+            ((locked,),) = connection.execute("SELECT pg_try_advisory_lock(%s)", [LOCK])
+            ((others, _),) = connection.execute(_USED)
+            if locked and not others:
+                break
+        else:
+            raise StoreOpenError(
+                f"{place} is open in another process; stop the servers that use it first"
+            )
+        yield connection
+
+
+def _check_schema(connection: psycopg.Connection[Any], place: str) -> None:
+    """Refuse what is not there, or not as this version has it: a source is not changed."""
+    ((table,),) = connection.execute("SELECT to_regclass('outlast.operations')")
+    if table is None:
+        raise StoreOpenError(f"{place} has no operations; name a database that has")
+    ((schema,),) = connection.execute(statements.SETTING.encode(), ["schema"])
+    if int(schema) != len(migrations()):
+        raise StoreOpenError(
+            f"{place} has the schema of another version; serve it with this one first,"
+            " or use that one"
+        )
+
+
+class _Tables(Tables):
+    unfit: ClassVar[tuple[type[Exception], ...]] = (
+        psycopg.DataError,
+        psycopg.errors.ProgramLimitExceeded,
+    )
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+
+    def transaction(self) -> AbstractContextManager[object]:
+        return self._connection.transaction()
+
+    def count(self) -> int:
+        ((count,),) = self._rows(statements.COUNT_ALL)
+        return int(count)
+
+    def secret(self) -> bytes:
+        ((secret,),) = self._rows(statements.SETTING, ["secret"])
+        return bytes(secret)
+
+    def set_secret(self, secret: bytes) -> None:
+        self._connection.execute(statements.SET_SECRET.encode(), [secret])
+
+    def sizes(self, after: int, limit: int) -> Sequence[tuple[int, int]]:
+        return [(row_id, int(size)) for row_id, size in self._rows(statements.SIZES, [after, limit])]
+
+    def ids(self, names: Sequence[str]) -> Mapping[str, int]:
+        return {name: row_id for row_id, name in self._rows(statements.SELECT_IDS, [names])}
+
+    def operations(self, ids: Sequence[int]) -> Sequence[Row]:
+        return self._rows(statements.SELECT_ARCHIVED, [ids])
+
+    def steps(self, ids: Sequence[int]) -> Sequence[Row]:
+        return self._rows(statements.SELECT_STEPS, [ids])
+
+    def attempts(self, ids: Sequence[int]) -> Sequence[Row]:
+        return self._rows(statements.SELECT_ATTEMPTS, [ids])
+
+    def insert(self, operations: Sequence[Operation]) -> Mapping[str, int]:
+        if not operations:
+            return {}
+        rows = columns([all_values(operation) for operation in operations])
+        return {name: row_id for row_id, name in self._rows(statements.INSERT_OPERATIONS, rows)}
+
+    def insert_parts(
+        self, requests: Sequence[Row], steps: Sequence[Row], attempts: Sequence[Row]
+    ) -> None:
+        for sql, rows in (
+            (statements.INSERT_REQUESTS, requests),
+            (statements.RECORD_STEPS, steps),
+            (statements.INSERT_ATTEMPTS, attempts),
+        ):
+            if rows:
+                self._connection.execute(sql.encode(), columns(rows))
+
+    def holders(self, operation: Operation) -> Sequence[tuple[str, str]]:
+        return self._rows(statements.HOLDERS, uniqueness(operation))
+
+    def _rows(self, sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        return self._connection.execute(sql.encode(), parameters).fetchall()
