@@ -1,4 +1,4 @@
-"""`outlast serve` in processes of its own, and what its callers do."""
+"""`outlast serve` and `worker` in processes of their own, and what their callers do."""
 
 import os
 import re
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,12 @@ class ServerProcess:
     It works in `folder`, and keeps its operations there: the next one goes on with them.
     """
 
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, role: str = "serve", **environment: str
+    ) -> None:
         self._folder = folder
         self._log = folder / f"server {len(list(folder.glob('server *.log')))}.log"
-        command = [sys.executable, "-m", "outlast", "serve", "--listen", "127.0.0.1:0"]
+        command = [sys.executable, "-m", "outlast", role, "--listen", "127.0.0.1:0"]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, *arguments],
@@ -45,7 +48,8 @@ class ServerProcess:
                 stderr=log,
                 text=True,
             )
-        ready = re.match(r"Ready at (\S+),", self.process.stdout.readline())
+        self.ready_line = self.process.stdout.readline()
+        ready = re.match(r"Ready at (\S+?)(?: for health checks)?,", self.ready_line)
         self.ready_time = time.time()
         assert ready, self.log
         self.address = ready[1]
@@ -123,12 +127,18 @@ def serve(folder: Path) -> Iterator[Serve]:
     """Start servers one after the other; what still runs in the end is killed."""
     with ExitStack() as stack:
 
-        def serve(*arguments: str, **environment: str) -> ServerProcess:
-            server = ServerProcess(folder, *arguments, **environment)
+        def serve(*arguments: str, **options: str) -> ServerProcess:
+            server = ServerProcess(folder, *arguments, **options)
             stack.callback(server.close)
             return server
 
         yield serve
+
+
+@pytest.fixture
+def work(serve: Serve) -> Serve:
+    """Start workers, whose address answers health checks only."""
+    return partial(serve, role="worker")
 
 
 @pytest.fixture(scope="session")
