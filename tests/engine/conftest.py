@@ -1,7 +1,7 @@
 """An engine on a store that fails on demand, under a clock that the test moves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from itertools import count
@@ -101,6 +101,7 @@ class World:
         *methods: Method,
         store: OperationStore | None = None,
         execute: bool = True,
+        taken: Collection[str] | None = None,
         start: bool = True,
         **settings: Any,
     ) -> Engine:
@@ -109,7 +110,7 @@ class World:
         for method in methods:
             engine.register(method)
         if start:
-            engine.start(execute=execute)
+            engine.start(execute=execute, taken=taken)
         self._stack.push_async_callback(self._stop, engine)
         await self.clock.advance(0)
         return engine

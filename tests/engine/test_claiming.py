@@ -237,6 +237,20 @@ async def test_an_engine_that_does_not_execute_leaves_the_work_to_others(world, 
     assert await world.state(name) == "PENDING"
 
 
+async def test_an_engine_takes_only_what_it_was_told_to(world, new_handler):
+    first, second = new_handler(), new_handler()
+    methods = world.method(first, "books/Print"), world.method(second, "books/Bind")
+    engine = await world.engine(*methods, taken=["books/Print"])
+    assert [*engine.taken] == ["books/Print"]
+    assert [*engine.methods] == ["books/Print", "books/Bind"]
+    names = [await world.begin("books/Bind"), await world.begin("books/Print")]
+    await world.clock.advance(100)
+    assert (first.names, second.names) == (names[1:], [])
+    await world.engine(*methods, taken=["books/Bind"])
+    await world.clock.advance(0)
+    assert (first.names, second.names) == (names[1:], names[:1])
+
+
 async def test_what_ended_meanwhile_is_not_run(world, handler):
     name = await world.insert()
     claim = await world.take()

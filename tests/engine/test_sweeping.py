@@ -120,6 +120,17 @@ async def test_what_waits_for_a_method_that_nobody_here_has_is_told_once(world, 
     assert caplog.text.count("3 operations of example.v1.Books/Bind are not done") == 1
 
 
+async def test_nothing_is_told_of_methods_that_are_left_to_others_on_purpose(
+    world, handler, caplog
+):
+    await world.insert("books/Bind")
+    methods = world.method(handler), world.method(handler, "books/Bind")
+    await world.engine(*methods, taken=[methods[0].name])
+    await world.clock.advance(600)
+    assert handler.attempts == 0
+    assert "books/Bind" not in caplog.text
+
+
 async def test_a_store_that_is_away_at_the_start_keeps_nothing_from_being_run(world, handler):
     world.store.inject(AWAY, "stats")
     await world.engine(world.method(handler))

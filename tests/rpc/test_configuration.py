@@ -18,6 +18,8 @@ from outlastapi.script.v1 import script_pb2, script_pb2_grpc
 import outlast
 from outlast_script import ScriptService
 
+RUN = "outlastapi.script.v1.ScriptService/RunScript"
+ERASE = "outlastapi.script.v1.ScriptService/EraseScript"
 HERE = Path(__file__).parent
 THIRD_PARTY = HERE.parents[1] / "protos" / "third_party"
 
@@ -185,12 +187,29 @@ async def test_a_service_that_is_served_here_already():
         ({"services": ScriptService()}, "services must be a list of servicers"),
         ({"services": [], "settings": {"concurrency": 1}}, "settings must be outlast.Engine"),
         ({"services": [], "store": Path("outlast.db")}, "store must be a str, the path to a file"),
+        ({"services": [], "methods": RUN}, "methods must be a list of names, not 'outlastapi"),
+        ({"services": [], "except_methods": 1}, "except_methods must be a list of names, not 1"),
+        ({"services": [], "methods": [b"x"]}, "each of methods must be a str: package"),
+        ({"services": [], "methods": [RUN]}, f"method '{RUN}'; there are: none"),
+        ({"services": [ScriptService()], "methods": []}, "no methods are left to run"),
+        (
+            {"services": [ScriptService()], "except_methods": ["RunScript"]},
+            f"method 'RunScript'; there are: {ERASE}, {RUN}",
+        ),
     ],
 )
 async def test_operations_that_cannot_be_opened(arguments, said):
     with pytest.raises(outlast.ConfigurationError, match=said):
         async with outlast.Operations.open(**({"store": "memory:"} | arguments)):
             pass
+
+
+async def test_operations_run_the_methods_that_they_are_told_to():
+    methods = {"methods": [ERASE]}, {"except_methods": {RUN}}
+    for choice in methods:
+        opening = outlast.Operations.open("memory:", services=[ScriptService()], **choice)
+        async with opening as operations:
+            assert [*operations.engine.taken] == [ERASE]
 
 
 async def test_operations_that_are_not_open_say_how_to_open_them():
@@ -327,12 +346,29 @@ async def test_a_port_that_is_taken():
         {"tls": "server.pem"},
         {"engine": {"concurrency": 1}},
         {"execute": "no"},
+        {"methods": RUN},
+        {"api": "no"},
     ],
     ids=str,
 )
 def test_a_configuration_that_cannot_be(config):
     (name,) = config
     with pytest.raises(outlast.ConfigurationError, match=f"{name} must "):
+        outlast.ServerConfig(**config)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"execute": False, "api": False}, "there is nothing to do"),
+        ({"execute": False, "methods": [RUN]}, "with execute=False no methods are run"),
+        ({"execute": False, "except_methods": [RUN]}, "with execute=False no methods are run"),
+        ({"methods": [RUN], "except_methods": [ERASE]}, "give one of them"),
+        ({"listen": None}, "only a worker, with api=False, can do without"),
+    ],
+)
+def test_a_configuration_that_contradicts_itself(config, said):
+    with pytest.raises(outlast.ConfigurationError, match=said):
         outlast.ServerConfig(**config)
 
 
