@@ -275,3 +275,26 @@ async def test_a_name_that_cannot_be_kept_is_not_there(store):
         with pytest.raises(OperationNotFoundError):
             await store.request_cancel(name)
         assert await store.steps(name) == {}
+
+
+# Reads that share a statement.
+
+
+async def test_a_record_that_cannot_be_read_disturbs_no_reader_of_others(url, store, clock):
+    driver = Driver(store, clock)
+    operations = [await driver.insert() for _ in range(5)]
+    async with await connection.connect(url) as other:
+        damage = "UPDATE outlast.operations SET progress = '[1,2' WHERE name = %s"
+        await other.execute(damage, [operations[2].name])
+    reads = [store.get(operation.name) for operation in operations]
+    answers = await asyncio.gather(*reads, return_exceptions=True)
+    assert isinstance(answers.pop(2), ValueError)
+    assert answers == [operations[0], operations[1], operations[3], operations[4]]
+
+
+async def test_who_gives_up_reading_disturbs_nobody(store, clock):
+    operation = await Driver(store, clock).insert()
+    hasty, patient = (asyncio.create_task(store.get(operation.name)) for _ in range(2))
+    await asyncio.sleep(0)
+    hasty.cancel()
+    assert await patient == operation

@@ -25,6 +25,7 @@ IDLE_TIMEOUT = timedelta(seconds=5)
 """How long a transaction may stand still before the server ends it: its process may be stopped."""
 CONNECT_TIMEOUT = timedelta(seconds=5)
 
+_LIMITS = [f"{it // timedelta(milliseconds=1)}ms" for it in (STATEMENT_TIMEOUT, IDLE_TIMEOUT)]
 _KEEPALIVES = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -95,15 +96,16 @@ class Database:
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Yield a transaction, which is committed unless the block raises."""
         async with self.reading() as connection:
-            await connection.execute(statements.BEGIN)
             try:
-                limits = [_milliseconds(STATEMENT_TIMEOUT), _milliseconds(IDLE_TIMEOUT)]
-                cursor = await connection.execute(statements.LIMITS_AND_TIME, limits)
+                async with connection.pipeline():  # one round trip
+                    await connection.execute(statements.BEGIN)
+                    cursor = await connection.execute(statements.LIMITS_AND_TIME, _LIMITS)
                 ((_, _, micros),) = await cursor.fetchall()
                 transaction = Transaction(connection, self._now(micros))
                 yield transaction
-                await transaction.flush()
-                await connection.execute("COMMIT")
+                async with connection.pipeline():
+                    await transaction.flush()
+                    await connection.execute("COMMIT")
             except BaseException:
                 await _roll_back(connection)
                 raise
@@ -111,9 +113,8 @@ class Database:
     @contextmanager
     def transaction_of_thread(self) -> Iterator[tuple[psycopg.Connection[Any], datetime]]:
         """Yield a connection of its own in a transaction, and the time; for another thread."""
-        limits = [_milliseconds(STATEMENT_TIMEOUT), _milliseconds(IDLE_TIMEOUT)]
         with translated_errors(self.place), psycopg.connect(self._parameters) as connection:
-            ((_, _, micros),) = connection.execute(statements.LIMITS_AND_TIME, limits).fetchall()
+            ((_, _, micros),) = connection.execute(statements.LIMITS_AND_TIME, _LIMITS).fetchall()
             yield connection, self._now(micros)
 
     @property
@@ -133,10 +134,6 @@ async def _roll_back(connection: Connection) -> None:
             await connection.execute("ROLLBACK")
     except (psycopg.Error, TimeoutError, asyncio.CancelledError):
         await connection.close()
-
-
-def _milliseconds(duration: timedelta) -> str:
-    return f"{duration // timedelta(milliseconds=1)}ms"
 
 
 @contextmanager

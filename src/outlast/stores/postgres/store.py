@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, Self
 
 from outlast.domain import transitions
-from outlast.domain.errors import OperationNotFoundError, StoreUnavailableError
+from outlast.domain.errors import StoreUnavailableError
 from outlast.domain.listing import ListQuery
 from outlast.domain.operation import Attempt, Lease, Operation, Progress
 from outlast.domain.status import Payload
@@ -26,6 +26,7 @@ from outlast.stores.postgres import statements
 from outlast.stores.postgres.commands import Expire, Insert, RecordStep, Update
 from outlast.stores.postgres.connection import Database
 from outlast.stores.postgres.feed import PostgresFeed
+from outlast.stores.postgres.reading import PointReader
 from outlast.stores.postgres.redriving import Redrive
 from outlast.stores.postgres.schema import prepare
 from outlast.stores.postgres.taking import Reap, Renew, TakeReady, renewal_of, renewal_parameters
@@ -52,6 +53,7 @@ class PostgresStore(OperationStore):
         self._feed = feed
         self._secret = secret
         self._writer = Writer(database, feed.tell)
+        self._reader = PointReader(self.get_many)
         self._closed = False
 
     @classmethod
@@ -116,10 +118,7 @@ class PostgresStore(OperationStore):
         )
 
     async def get(self, name: str) -> Operation:
-        found = await self.get_many([name])
-        if name not in found:
-            raise OperationNotFoundError(name)
-        return found[name]
+        return await self._reader.get(name)
 
     async def get_many(self, names: Collection[str]) -> Mapping[str, Operation]:
         rows = await self._read(statements.GET_MANY, [[name for name in names if findable(name)]])
@@ -243,5 +242,6 @@ class PostgresStore(OperationStore):
 
     async def _close(self) -> None:
         await self._writer.stop()
+        await self._reader.stop()
         await self._feed.stop()
         await self._database.close()
