@@ -96,7 +96,7 @@ class Reader:
         self._stack = stack
         self._port = _free_port()
         self._real_ids: dict[str, str] = {}
-        self._server: subprocess.Popen[str] | None = None
+        self._processes: dict[str, subprocess.Popen[str]] = {}
         folder.mkdir()
         self._environment = _environment(folder.parent / "bin", self._port)
 
@@ -115,13 +115,13 @@ class Reader:
             case "python":
                 self._write("block.py", block.text)
                 self.run("python block.py")
-            case "console" if "server" in block.words:
-                self._serve(block)
+            case "console" if block.words:
+                self._start(block)
             case "console":
                 for command, output in block.commands:
                     if not any(f"{command} ".startswith(f"{start} ") for start in self.not_run):
                         self._compare(output, self.run(self._real(command)), block.where)
-            case "mermaid" | "text":
+            case "ini" | "mermaid" | "text" | "yaml":
                 pass
             case _:
                 raise AssertionError(f"{block.where}: no test knows {block.language!r} blocks")
@@ -142,12 +142,12 @@ class Reader:
         assert ended.returncode == 0, f"$ {command}\n{ended.stdout}"
         return ended.stdout
 
-    def stop_server(self) -> None:
-        """Stop the server, if one runs; it must end in peace."""
-        if self._server is not None:
-            self._server.send_signal(signal.SIGTERM)
-            assert self._server.wait(30) == 0
-            self._server = None
+    def stop(self, *roles: str) -> None:
+        """Stop the processes of these roles, or all; they must end in peace."""
+        for role in roles or tuple(self._processes):
+            if (process := self._processes.pop(role, None)) is not None:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(30) == 0
 
     def _save(self, block: Block) -> None:
         assert block.file, f"{block.where}: the first line does not name a file"
@@ -158,17 +158,19 @@ class Reader:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text.replace(PORT, self._port), encoding="utf-8")
 
-    def _serve(self, block: Block) -> None:
-        """Start a server in place of the one before, and wait for what it is shown to print.
+    def _start(self, block: Block) -> None:
+        """Start a server, or a worker, in place of the one before; compare what it prints.
 
         It is the last command of its block.
         """
+        (role,) = block.words
+        assert role in {"server", "worker"}, block.where
         *others, (command, output) = block.commands
         for other, printed in others:
             self._compare(printed, self.run(self._real(other)), block.where)
-        self.stop_server()
-        log = self._stack.enter_context((self.folder / "server.log").open("w"))
-        self._server = self._stack.enter_context(
+        self.stop(role)
+        log = self._stack.enter_context((self.folder / f"{role}.log").open("w"))
+        process = self._stack.enter_context(
             subprocess.Popen(
                 shlex.split(self._real(command)),
                 cwd=self.folder,
@@ -178,9 +180,10 @@ class Reader:
                 text=True,
             )
         )
-        self._stack.callback(_kill, self._server)
-        assert self._server.stdout is not None
-        lines = [self._server.stdout.readline() for _ in output.splitlines()]
+        self._processes[role] = process
+        self._stack.callback(_kill, process)
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in output.splitlines()]
         self._compare(output, "".join(lines), block.where)
 
     def _real(self, text: str) -> str:

@@ -15,7 +15,7 @@ NODE_PACKAGES = ("@grpc/grpc-js", "@grpc/proto-loader")
 def test_the_blocks_of_a_document_do_what_they_show(document, read_blocks, reader):
     for block in read_blocks(document):
         reader.follow(block)
-    reader.stop_server()
+    reader.stop()
 
 
 def test_every_file_of_a_document_is_used_by_a_later_block(document, read_blocks):
@@ -43,7 +43,7 @@ def test_the_client_for_node_works(root, read_blocks, reader, lacking):
     reader.not_run.remove("node")
     for block in read_blocks(root / "README.md"):
         reader.follow(block)
-    reader.stop_server()
+    reader.stop()
 
 
 def test_the_commands_of_make_exist(commands, root):

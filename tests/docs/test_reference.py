@@ -158,6 +158,22 @@ def test_every_option_of_the_server_is_documented_with_its_variable_and_default(
             assert default == ""
 
 
+def test_a_worker_has_the_options_of_the_server_that_are_said_to_be_its_own_too():
+    """The guide says which it has not, in place of a table."""
+    of_server, of_worker = (
+        {(option.opts[-1], option.envvar) for option in main.commands[name].params}
+        for name in ("serve", "worker")
+    )
+    assert {flag for flag, _ in of_server - of_worker} == {
+        "--no-execute",
+        "--listen",
+        "--insecure",
+        "--tls-cert",
+        "--tls-key",
+    }
+    assert of_worker - of_server == {("--listen", "OUTLAST_WORKER_LISTEN")}
+
+
 def test_every_command_is_documented_with_its_options(service_guide):
     for path, command in commands_of(main):
         assert f"`{path}" in service_guide or f"$ {path}" in service_guide, path
