@@ -15,6 +15,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 6
     RPC_ERROR = 7
     CANNOT_SERVE = 8
+    NOT_MIGRATED = 9
     INTERRUPTED = 130
     OUTPUT_CLOSED = 141
 
@@ -34,6 +35,7 @@ _MEANINGS = {
     ExitCode.UNREACHABLE: "the server cannot be reached",
     ExitCode.RPC_ERROR: "the server answered with another error",
     ExitCode.CANNOT_SERVE: "the server could not start, or broke down",
+    ExitCode.NOT_MIGRATED: "not everything was migrated",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C; an operation goes on",
     ExitCode.OUTPUT_CLOSED: "whoever read the output stopped reading",
 }

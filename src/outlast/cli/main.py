@@ -10,6 +10,7 @@ from outlast import __version__
 from outlast.cli.call import call
 from outlast.cli.exit_codes import ExitCode, exit_code_table
 from outlast.cli.failure import Failure
+from outlast.cli.migrate import migrate_store
 from outlast.cli.operations import operations
 from outlast.cli.protos import protos
 from outlast.cli.serve import serve
@@ -55,4 +56,5 @@ main.add_command(serve)
 main.add_command(worker)
 main.add_command(call)
 main.add_command(operations)
+main.add_command(migrate_store)
 main.add_command(protos)

@@ -14,8 +14,9 @@ from outlast.stores.archive import Archive, Tables, uniqueness
 from outlast.stores.postgres import statements
 from outlast.stores.postgres.connection import parameters_of, translated_errors
 from outlast.stores.postgres.schema import LOCK, migrations, prepare
+from outlast.stores.postgres.texts import digest_of, given, kept, operation_of, row_of
 from outlast.stores.postgres.transaction import columns
-from outlast.stores.rows import Row, all_values
+from outlast.stores.rows import Row
 
 _LOOKS = 20
 """How often it is looked whether a database is used, a tenth of a second apart: who has just
@@ -35,7 +36,7 @@ def source(url: str) -> Iterator[Archive]:
     Raises StoreOpenError if it has no operations or a process of Outlast has it open.
     """
     place = described(url)
-    with _alone(url, place) as connection, connection.transaction():
+    with _alone(url, place) as connection, connection.transaction(force_rollback=True):
         _check_schema(connection, place)
         connection.execute("LOCK TABLE outlast.operations IN SHARE MODE NOWAIT")
         yield Archive(_Tables(connection))
@@ -47,8 +48,11 @@ def target(url: str) -> Iterator[Archive]:
 
     Raises StoreOpenError if it cannot be a store, or a process of Outlast has it open.
     """
+    place = described(url)
+    with _alone(url, place):
+        pass  # otherwise the next step would wait for who has it
     asyncio.run(prepare(url))
-    with _alone(url, described(url)) as connection:
+    with _alone(url, place) as connection:
         yield Archive(_Tables(connection))
 
 
@@ -111,19 +115,25 @@ class _Tables(Tables):
         return bytes(secret)
 
     def set_secret(self, secret: bytes) -> None:
-        self._connection.execute(statements.SET_SECRET.encode(), [secret])
+        self._connection.execute(statements.SET_SETTING.encode(), [secret, "secret"])
 
     def sizes(self, after: int, limit: int) -> Sequence[tuple[int, int]]:
-        return [(row_id, int(size)) for row_id, size in self._rows(statements.SIZES, [after, limit])]
+        return [
+            (row_id, int(size)) for row_id, size in self._rows(statements.SIZES, [after, limit])
+        ]
 
     def ids(self, names: Sequence[str]) -> Mapping[str, int]:
-        return {name: row_id for row_id, name in self._rows(statements.SELECT_IDS, [names])}
+        return dict(self._rows(statements.SELECT_IDS, [names]))
 
     def operations(self, ids: Sequence[int]) -> Sequence[Row]:
         return self._rows(statements.SELECT_ARCHIVED, [ids])
 
+    def understood(self, values: Row) -> Operation:
+        return operation_of(values)
+
     def steps(self, ids: Sequence[int]) -> Sequence[Row]:
-        return self._rows(statements.SELECT_STEPS, [ids])
+        rows = self._rows(statements.SELECT_STEPS, [ids])
+        return [(row_id, given(key), *result) for row_id, key, *result in rows]
 
     def attempts(self, ids: Sequence[int]) -> Sequence[Row]:
         return self._rows(statements.SELECT_ATTEMPTS, [ids])
@@ -131,7 +141,7 @@ class _Tables(Tables):
     def insert(self, operations: Sequence[Operation]) -> Mapping[str, int]:
         if not operations:
             return {}
-        rows = columns([all_values(operation) for operation in operations])
+        rows = columns([row_of(operation) for operation in operations])
         return {name: row_id for row_id, name in self._rows(statements.INSERT_OPERATIONS, rows)}
 
     def insert_parts(
@@ -139,14 +149,17 @@ class _Tables(Tables):
     ) -> None:
         for sql, rows in (
             (statements.INSERT_REQUESTS, requests),
-            (statements.RECORD_STEPS, steps),
+            (statements.RECORD_STEPS, [(it, kept(key), *result) for it, key, *result in steps]),
             (statements.INSERT_ATTEMPTS, attempts),
         ):
             if rows:
                 self._connection.execute(sql.encode(), columns(rows))
 
     def holders(self, operation: Operation) -> Sequence[tuple[str, str]]:
-        return self._rows(statements.HOLDERS, uniqueness(operation))
+        unique = dict(uniqueness(operation))
+        unique["request_id"] = kept(unique["request_id"])
+        unique["exclusive_digest"] = digest_of(kept(unique.pop("exclusive_key")))
+        return self._rows(statements.HOLDERS, unique)
 
     def _rows(self, sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
         return self._connection.execute(sql.encode(), parameters).fetchall()

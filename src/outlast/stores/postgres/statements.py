@@ -191,7 +191,7 @@ GROUP BY method
 """
 
 SETTING = "SELECT value FROM outlast.settings WHERE key = %s"
-SET_SECRET = "UPDATE outlast.settings SET value = %s WHERE key = 'secret'"
+SET_SETTING = "UPDATE outlast.settings SET value = %s WHERE key = %s"
 COUNT_ALL = "SELECT count(*) FROM outlast.operations"
 SIZES = """
 SELECT o.id, length(o.metadata_value) + coalesce(length(o.response_value), 0)
@@ -200,7 +200,7 @@ SELECT o.id, length(o.metadata_value) + coalesce(length(o.response_value), 0)
     + coalesce((SELECT sum(length(s.value)) FROM outlast.steps s WHERE s.operation = o.id), 0)
 FROM outlast.operations o WHERE o.id > %s ORDER BY o.id LIMIT %s
 """
-SELECT_IDS = "SELECT id, name FROM outlast.operations WHERE name = ANY(%b::text[])"
+SELECT_IDS = "SELECT name, id FROM outlast.operations WHERE name = ANY(%b::text[])"
 SELECT_ARCHIVED = f"""
 SELECT o.id, r.type_url, r.value, {SELECT_COLUMNS}
 FROM outlast.operations o LEFT JOIN outlast.requests r ON r.operation = o.id
@@ -216,7 +216,8 @@ WHERE request_id = %(request_id)s AND request_id <> '' AND method = %(method)s
     AND parent = %(parent)s AND principal = %(principal)s
 UNION ALL
 SELECT 'exclusive key', name FROM outlast.operations
-WHERE exclusive_key = %(exclusive_key)s AND exclusive_key <> '' AND ready_time IS NOT NULL
+WHERE exclusive_digest = %(exclusive_digest)s AND exclusive_digest <> ''
+    AND ready_time IS NOT NULL
 UNION ALL
 SELECT 'work to redrive', name FROM outlast.operations
 WHERE retried_from = %(retried_from)s AND retried_from <> '' AND ready_time IS NOT NULL

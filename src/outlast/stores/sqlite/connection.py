@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -98,6 +98,61 @@ class StoreFile:
         self.reader.close()
         self.writer.close()
         self.generation.close()
+
+
+def open_source(path: Path) -> sqlite3.Connection:
+    """Open a file that nobody else has open, to be read.
+
+    Until the connection is closed nobody else can use the file, and then it is as it was: a
+    schema that is older is brought up to date in a transaction that is never committed.
+    """
+    path = path.absolute()
+    if not path.exists():
+        raise StoreOpenError(f"there is no file {path}; name one that has operations")
+    with _opened_alone(path) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        version = _check_schema(connection, path)
+        if not version:
+            raise StoreOpenError(f"{path} is empty; name a file that has operations")
+        _apply(connection, _migrations()[version:])
+        _read_secret(connection, path)
+        return connection
+
+
+def open_target(path: Path) -> tuple[sqlite3.Connection, Generation]:
+    """Open a file that nobody else has open, made if it is not there, to be written to.
+
+    Until the connection is closed nobody else can use it.
+    """
+    path = path.absolute()
+    with _opened_alone(path) as connection:
+        _migrate(connection, path)
+        _use_wal(connection, path)
+        return connection, _generation_of(path)
+
+
+@contextmanager
+def _opened_alone(path: Path) -> Iterator[sqlite3.Connection]:
+    """Yield a connection beside which there is no other one; close it if the block raises.
+
+    Who has a file in WAL mode open keeps a lock on it that this connection, by its mode, needs
+    for itself: idle servers and such that are stopped are noticed as well.
+    """
+    _check_path(path)
+    try:
+        with ExitStack() as opened:
+            connection = opened.enter_context(closing(connect(path)))
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            yield connection
+            opened.pop_all()
+    except sqlite3.Error as error:
+        if is_busy(error):
+            raise StoreOpenError(
+                f"{path} is open in another process; stop the server that uses it first"
+            ) from error
+        raise StoreOpenError(f"cannot open {path}: {_explain(error)}") from error
+    except OSError as error:
+        raise StoreOpenError(f"cannot open {error.filename}: {error.strerror}") from error
 
 
 def data_version(connection: sqlite3.Connection) -> int:
@@ -243,9 +298,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> tuple[int, bytes]:
         version = _check_schema(connection, path)
         # BEGIN IMMEDIATE takes a file that is read-only; a write, which is not kept, does not.
         connection.execute(f"PRAGMA user_version = {version}")
-        for script in scripts[version:]:
-            for statement in _statements(script):
-                connection.execute(statement)
+        _apply(connection, scripts[version:])
         if version < len(scripts):
             connection.execute(f"PRAGMA user_version = {len(scripts)}")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -258,6 +311,12 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> tuple[int, bytes]:
             connection.execute("ROLLBACK")
         raise
     return len(scripts), secret
+
+
+def _apply(connection: sqlite3.Connection, scripts: Sequence[str]) -> None:
+    for script in scripts:
+        for statement in _statements(script):
+            connection.execute(statement)
 
 
 def _generation_of(path: Path) -> Generation:

@@ -102,6 +102,30 @@ WHERE dead_letter = 1 AND deleted = 0 AND (expire_time IS NULL OR expire_time > 
 GROUP BY method
 """
 
+SETTING = "SELECT value FROM settings WHERE key = ?"
+SET_SETTING = "UPDATE settings SET value = ? WHERE key = ?"
+COUNT_ALL = "SELECT count(*) FROM operations"
+SIZES = """
+SELECT o.id, length(o.metadata_value) + coalesce(length(o.response_value), 0)
+    + coalesce(length(o.error), 0) + coalesce(length(o.last_error), 0)
+    + coalesce((SELECT length(r.value) FROM requests r WHERE r.operation = o.id), 0)
+    + coalesce((SELECT sum(length(s.value)) FROM steps s WHERE s.operation = o.id), 0)
+FROM operations o WHERE o.id > ? ORDER BY o.id LIMIT ?
+"""
+HOLDERS = """
+SELECT 'request_id', name FROM operations
+WHERE request_id = :request_id AND request_id <> '' AND method = :method AND parent = :parent
+    AND principal = :principal
+UNION ALL
+SELECT 'exclusive key', name FROM operations
+WHERE exclusive_key = :exclusive_key AND exclusive_key <> '' AND ready_time IS NOT NULL
+UNION ALL
+SELECT 'work to redrive', name FROM operations
+WHERE retried_from = :retried_from AND retried_from <> '' AND ready_time IS NOT NULL
+    AND deleted = 0
+"""
+"""What unique indexes keep an operation out for, and who has it."""
+
 
 def batches(rows: Sequence[T]) -> Iterator[Sequence[T]]:
     """Cut rows into runs whose lengths are powers of two."""
@@ -258,4 +282,34 @@ def list_page(
     FROM operations o INDEXED BY {"operations_listed" if parent else "operations_dead"}
     WHERE {" AND ".join(tests)}
     ORDER BY o.create_time DESC, o.name LIMIT :limit
+    """
+
+
+@cache
+def select_ids(rows: int) -> str:
+    """Read the ids of operations by their names."""
+    return f"SELECT name, id FROM operations WHERE name IN ({', '.join('?' * rows)})"
+
+
+@cache
+def select_archived(rows: int) -> str:
+    """Read operations with their requests, if these are there, by their ids."""
+    return f"""
+    SELECT o.id, r.type_url, r.value, {SELECT_COLUMNS}
+    FROM operations o LEFT JOIN requests r ON r.operation = o.id
+    WHERE o.id IN ({", ".join("?" * rows)}) ORDER BY o.id
+    """
+
+
+@cache
+def select_steps(rows: int) -> str:
+    """Read the steps of operations by their ids."""
+    return f"SELECT * FROM steps WHERE operation IN ({', '.join('?' * rows)})"
+
+
+@cache
+def select_attempts(rows: int) -> str:
+    """Read the attempts of operations by their ids."""
+    return f"""
+    SELECT * FROM attempts WHERE operation IN ({", ".join("?" * rows)}) ORDER BY operation, epoch
     """
