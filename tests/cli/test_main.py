@@ -29,7 +29,13 @@ def test_help_documents_every_exit_code(run):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["serve", "--help"], ["call", "--help"], ["operations", "wait", "--help"]],
+    [
+        ["--help"],
+        ["serve", "--help"],
+        ["worker", "--help"],
+        ["call", "--help"],
+        ["operations", "wait", "--help"],
+    ],
     ids=" ".join,
 )
 def test_help_does_without_grpc(arguments):
