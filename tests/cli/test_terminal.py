@@ -1,5 +1,6 @@
 """What a person sees: the command runs in a process of its own, on a terminal."""
 
+import asyncio
 import os
 import pty
 import re
@@ -16,6 +17,9 @@ from google.longrunning import operations_pb2
 from outlastapi.v1.operation_metadata_pb2 import OperationMetadata
 
 from outlast.cli.exit_codes import ExitCode
+from outlast.stores.sqlite import SqliteStore
+from outlast.testing.clock import ManualClock
+from outlast.testing.contract.driver import Driver
 
 NAME = "operations/a"
 SECONDS = 30
@@ -205,4 +209,21 @@ def test_wait_says_above_the_bar_why_there_is_another_attempt(foreign, types):
         )
         foreign.succeed(NAME, "hello")
         assert terminal.read_to_end().count("out of paper") == 1
+    assert terminal.process.returncode == ExitCode.OK
+
+
+def test_a_migration_shows_a_bar(tmp_path):
+    source, target = tmp_path / "a.db", tmp_path / "b.db"
+
+    async def insert() -> None:
+        clock = ManualClock()
+        async with SqliteStore.open(source, clock=clock) as store:
+            await Driver(store, clock).insert()
+
+    asyncio.run(insert())
+    with on_terminal("migrate-store", str(source), str(target), width=300) as terminal:
+        shown = terminal.read_to_end()
+    assert "Migrating" in shown
+    assert "100%" in shown
+    assert f"1 operations in {source}: 1 added to {target}" in shown
     assert terminal.process.returncode == ExitCode.OK

@@ -356,6 +356,11 @@ async def test_a_server_that_starts_on_a_database_meanwhile_waits(
                 while not database.execute(blocked, [database.info.dbname]).fetchone()[0]:
                     assert not any(task.done() for task in waiting)
 
+        with psycopg.connect(source, autocommit=True) as database:
+            database.execute("SET lock_timeout = '10ms'")
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                database.execute("DELETE FROM outlast.operations")
+
     await asyncio.to_thread(migration.migrate_store, source, target, look)
     first, second = await asyncio.gather(*waiting)
     assert first == second
