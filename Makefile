@@ -5,7 +5,7 @@
 PYTHON  ?= $(shell python3.11 --version >/dev/null 2>&1 && echo python3.11 || echo python3)
 WORKERS ?= 2# test processes; 0 runs the tests in one
 ARGS    ?=# more arguments for pytest, as in `make test ARGS='-k wait'`
-SECONDS ?= 60# how long `make chaos` makes trouble
+SECONDS ?= 60# how long `make chaos` and `make chaos-postgres` make trouble
 SEED    ?=# what it does and when; empty for a new one. For `make simulate`, the only one to run
 SEEDS   ?= 20000# how many `make simulate` runs
 PHOTOS  ?=# the folder that `make demo` works on; empty for photos of its own
@@ -137,6 +137,10 @@ demo: $(STAMP) ## Process photos (yours: PHOTOS=folder) with a server that is ki
 .PHONY: chaos
 chaos: $(STAMP) ## Kill and pause servers under load and check what callers saw (SECONDS=60, SEED=random)
 	$(PY) -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+.PHONY: chaos-postgres
+chaos-postgres: $(STAMP) ## The same with a worker on PostgreSQL, which crashes too (SECONDS=60, SEED=random)
+	$(PY) -m tests.chaos --store postgres --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: simulate
 simulate: $(STAMP) ## Simulate the engine under faults (SEEDS=20000), or replay one seed (SEED=4711)

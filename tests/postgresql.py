@@ -5,6 +5,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from itertools import count
@@ -17,6 +18,7 @@ import psycopg
 USER = "postgres"
 _START_SECONDS = 30
 _QUICK = ("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200")
+_PLACE = "/tmp"  # noqa: S108  # a path that is short, for the socket, and open to all
 _NOBODY = "nobody"
 """Who runs the server if we are root: PostgreSQL refuses to."""
 
@@ -48,7 +50,7 @@ class PostgresServer:
 
     def __init__(self, programs: Path, *options: str) -> None:
         self._options = options or _QUICK
-        self._folder = Path(tempfile.mkdtemp(prefix="outlast-pg-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="outlast-pg-", dir=_PLACE))
         self._data = self._folder / "data"
         self._log = (self._folder / "log").open("w", encoding="utf-8")
         self._process: subprocess.Popen[bytes] | None = None
@@ -106,6 +108,7 @@ class PostgresServer:
                 return
             if self._process.poll() is not None:
                 break
+            time.sleep(0.05)
         raise CannotStartError((self._folder / "log").read_text("utf-8"))
 
     def stop(self, mode: str = "fast") -> None:

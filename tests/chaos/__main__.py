@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.run import Report, run
+from tests.chaos.stores import KINDS
 
 
 def main() -> int:
@@ -18,12 +19,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seconds", type=_seconds, default=60.0, help="how long the load lasts")
     parser.add_argument("--seed", type=int, help="what is done and when; random if not given")
+    parser.add_argument("--store", choices=KINDS, default="sqlite", help="what servers share")
     options = parser.parse_args()
     seed = secrets.randbelow(10**6) if options.seed is None else options.seed
     folder = Path(tempfile.mkdtemp(prefix="outlast-chaos-"))
     print(f"seed {seed}, {options.seconds:g} seconds, in {folder}", flush=True)
     try:
-        report = asyncio.run(_run_until_stopped(folder, options.seconds, seed))
+        report = asyncio.run(_run_until_stopped(folder, options.seconds, seed, options.store))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("stopped; nothing was checked")
         shutil.rmtree(folder)
@@ -48,12 +50,12 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-async def _run_until_stopped(folder: Path, seconds: float, seed: int) -> Report:
+async def _run_until_stopped(folder: Path, seconds: float, seed: int, kind: str) -> Report:
     """Run; SIGTERM ends it as Ctrl-C does, so that no server is left behind."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await run(folder, seconds=seconds, seed=seed)
+    return await run(folder, seconds=seconds, seed=seed, kind=kind)
 
 
 def _explain(report: Report) -> None:

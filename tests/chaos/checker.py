@@ -219,12 +219,13 @@ def _no_waiter_is_missed(index: _Indexed) -> Iterator[Anomaly]:
 def _time_out(index: _Indexed, server: str, began: float, ended: float) -> float:
     """Return for how long a server may have had no chance to tell anybody anything.
 
-    One that is paused in a commit keeps the others from the file.
+    One that is paused in a commit keeps the others from the file; and a database that
+    crashes, or drops everybody, is nobody's store for a while.
     """
     return sum(
         max(0.0, min(ended, it.ended) - max(began, it.began))
         for it in index.history.outages
-        if it.server == server or it.kind == "pause"
+        if it.server == server or it.kind in {"pause", "crash", "cut off"}
     )
 
 

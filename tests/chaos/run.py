@@ -11,17 +11,12 @@ from random import Random
 from tests.chaos.checker import Anomaly, check
 from tests.chaos.clients import Client, Recorder
 from tests.chaos.history import History, Snapshot, read_entries
-from tests.chaos.servers import (
-    Server,
-    count_refused,
-    faults,
-    file_faults,
-    started,
-    trouble,
-    unfinished,
-)
+from tests.chaos.servers import Server, count_refused, faults, started, trouble
+from tests.chaos.stores import Store, opened
 
 SERVERS = 3
+WORKERS = {"sqlite": 0, "postgres": 1}
+"""How many processes work only."""
 CLIENTS = 16
 
 _TROUBLED = 0.85
@@ -70,6 +65,9 @@ _TROUBLES = {
     "kill": "killed and started again at once",
     "pause": "paused for a while or until killed",
     "restart": "restarted in an orderly way",
+    "crash": "crashes of the database",
+    "deafen": "cuts of what listens to it",
+    "cut off": "cuts of all connections",
 }
 
 
@@ -97,38 +95,44 @@ def _listed(counts: Counter[str], order: Iterable[str]) -> str:
     return ", ".join(f"{counts[what]} {what}" for what in order)
 
 
-async def run(folder: Path, *, seconds: float, seed: int) -> Report:
+async def run(folder: Path, *, seconds: float, seed: int, kind: str = "sqlite") -> Report:
     """Have a load for so many seconds, and trouble; let everything end, and check what was seen."""
     recorder = Recorder()
-    async with started(folder, SERVERS) as servers:
+    async with (
+        opened(kind, folder) as store,
+        started(folder, store.argument, SERVERS, WORKERS[kind]) as (servers, workers),
+    ):
         clients = [
             Client(number, servers, recorder, Random(f"{seed} client {number}"))
             for number in range(CLIENTS)
         ]
+        processes = [*servers, *workers]
         async with asyncio.TaskGroup() as group:
-            for server in servers:
+            for server in processes:
                 chance = Random(f"{seed} {server.name}")
                 group.create_task(trouble(server, chance, _TROUBLED * seconds))
+            group.create_task(store.trouble(Random(f"{seed} store"), _TROUBLED * seconds))
             for client in clients:
                 group.create_task(client.live(seconds))
-        await _finish(folder)
+        await _finish(store)
         final = await _look_around(recorder, clients, servers)
-        await asyncio.gather(*(server.stop() for server in servers))
+        await asyncio.gather(*(server.stop() for server in processes))
+        outages = [outage for server in processes for outage in server.outages]
         history = History(
             calls=recorder.calls,
             entries=read_entries(folder / "audit"),
-            outages=[outage for server in servers for outage in server.outages],
+            outages=[*outages, *store.outages],
             final=final,
-            unfinished=unfinished(folder),
-            faults=[*recorder.faults, *faults(servers), *file_faults(folder)],
+            unfinished=store.unfinished(),
+            faults=[*recorder.faults, *faults(processes), *store.faults()],
         )
-        return Report(history, count_refused(servers), check(history))
+        return Report(history, count_refused(processes), check(history))
 
 
-async def _finish(folder: Path) -> None:
+async def _finish(store: Store) -> None:
     """Return when nothing is left to run, or when that takes too long."""
     end = time.monotonic() + _FINISH_SECONDS
-    while await asyncio.to_thread(unfinished, folder) and time.monotonic() < end:  # noqa: ASYNC110
+    while await asyncio.to_thread(store.unfinished) and time.monotonic() < end:  # noqa: ASYNC110
         await asyncio.sleep(0.1)
 
 

@@ -4,11 +4,10 @@ import asyncio
 import os
 import re
 import signal
-import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 
@@ -25,7 +24,7 @@ GRACE_SECONDS = 1.0
 _ROOT = Path(__file__).parents[2]
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
-_STARTS = 5
+_RESTART_SECONDS = 0.2
 _REFUSED = re.compile(r" was refused: epoch \d+ is over")
 _BUGS = re.compile(
     r"CRITICAL|ERROR asyncio|(claiming|renewing leases) failed|cannot be stored|ended badly"
@@ -35,8 +34,10 @@ _BUGS = re.compile(
 class Server:
     """One of the servers: a place for one process after the other."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, store: str, command: str = "serve") -> None:
         self.name = name
+        self._store = store
+        self._command = command
         self.outages: list[Outage] = []
         self.faults: list[str] = []
         self.operations: operations_pb2_grpc.OperationsStub
@@ -52,13 +53,14 @@ class Server:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     async def start(self) -> None:
-        """Start a process, again while another one's pause locks the file; return when it serves."""
-        for _ in range(_STARTS):
-            address = await self._try_to_start()
-            if address:
-                break
-        else:
-            raise RuntimeError(f"{self.name} did not start:\n{self.log[-2000:]}")
+        """Start a process, as a supervisor does while its store is away; return when it serves."""
+        began = time.monotonic()
+        while not (address := await self._try_to_start()):
+            if time.monotonic() - began > _START_SECONDS:
+                raise RuntimeError(f"{self.name} did not start:\n{self.log[-2000:]}")
+            await asyncio.sleep(_RESTART_SECONDS)
+        if self._command == "worker":
+            return
         await self._close_channel()
         self._channel = grpc.aio.insecure_channel(address)
         self.operations = operations_pb2_grpc.OperationsStub(self._channel)
@@ -66,14 +68,14 @@ class Server:
 
     async def _try_to_start(self) -> str:
         """Start a process; return where it serves, nothing if it has ended instead."""
-        arguments = ["--service", "tests.chaos.service:ChaosService", "--store", "store.db"]
+        arguments = ["--service", "tests.chaos.service:ChaosService", "--store", self._store]
         arguments += ["--listen", "127.0.0.1:0", "--concurrency", "16"]
         arguments += ["--lease", f"{LEASE_SECONDS}s", "--grace", f"{GRACE_SECONDS}s"]
         paths = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         environment = {AUDIT: str(self._folder / "audit"), "PYTHONPATH": paths}
         with self._log.open("ab") as log:
             self._process = process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "outlast", "serve", *arguments),
+                *(sys.executable, "-m", "outlast", self._command, *arguments),
                 cwd=self._folder,
                 env=os.environ | environment,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -83,7 +85,7 @@ class Server:
             )
         assert process.stdout is not None
         line = await asyncio.wait_for(process.stdout.readline(), _START_SECONDS)
-        ready = re.match(r"Ready at (\S+),", line.decode())
+        ready = re.match(r"Ready at (\S+?),? ", line.decode())
         return ready[1] if ready else ""
 
     async def pause(self, seconds: float) -> None:
@@ -159,14 +161,18 @@ class _Timed:
 
 
 @asynccontextmanager
-async def started(folder: Path, count: int) -> AsyncIterator[Sequence[Server]]:
-    """Yield servers on one file; in the end none of their processes is left."""
-    servers = [Server(f"server-{number}", folder) for number in range(count)]
+async def started(
+    folder: Path, store: str, count: int, workers: int = 0
+) -> AsyncIterator[tuple[Sequence[Server], Sequence[Server]]]:
+    """Yield servers and workers on one store; in the end none of their processes is left."""
+    servers = [Server(f"server-{number}", folder, store) for number in range(count)]
+    helpers = [Server(f"worker-{number}", folder, store, "worker") for number in range(workers)]
+    both = [*servers, *helpers]
     try:
-        await asyncio.gather(*(server.start() for server in servers))
-        yield servers
+        await asyncio.gather(*(server.start() for server in both))
+        yield servers, helpers
     finally:
-        for server in servers:
+        for server in both:
             await server.close()
 
 
@@ -206,20 +212,3 @@ def faults(servers: Sequence[Server]) -> Iterator[str]:
         for line in server.log.splitlines():
             if _BUGS.search(line):
                 yield f"{server.name} logged: {line}"
-
-
-def unfinished(folder: Path) -> Sequence[str]:
-    """Return the operations in the file that are not done, hidden ones too."""
-    sql = "SELECT name FROM operations WHERE state IN ('PENDING', 'RUNNING')"
-    with closing(sqlite3.connect(folder / "store.db", timeout=30)) as connection:
-        return [name for (name,) in connection.execute(sql)]
-
-
-def file_faults(folder: Path) -> Iterator[str]:
-    """Yield what SQLite finds wrong with the file."""
-    with closing(sqlite3.connect(folder / "store.db", timeout=30)) as connection:
-        for (answer,) in connection.execute("PRAGMA integrity_check"):
-            if answer != "ok":
-                yield f"the file is damaged: {answer}"
-        for row in connection.execute("PRAGMA foreign_key_check"):
-            yield f"the file has a row without its operation: {row}"

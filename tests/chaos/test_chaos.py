@@ -20,8 +20,9 @@ ROOT = Path(__file__).parents[2]
 def chaos(tmp_path):
     """Run the program with a folder for what it keeps."""
 
-    def chaos(seconds):
+    def chaos(seconds, *options):
         command = [sys.executable, "-m", "tests.chaos", "--seconds", str(seconds), "--seed", "7"]
+        command += options
         return subprocess.Popen(
             command,
             cwd=ROOT,
@@ -34,9 +35,15 @@ def chaos(tmp_path):
     return chaos
 
 
-def test_servers_that_are_killed_and_paused_under_load_keep_every_promise(chaos, tmp_path):
-    with chaos(7) as process:
-        output, _ = process.communicate(timeout=55)
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+def test_servers_that_are_killed_and_paused_under_load_keep_every_promise(
+    chaos, tmp_path, store, postgres_of
+):
+    if store == "postgres":
+        postgres_of("18")  # or this test is skipped
+    with chaos(7, "--store", store) as process:
+        output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output
     for line in output.splitlines():
         if listed := re.match(r"(\d+) [\w ]+: (.*)", line):
