@@ -18,7 +18,7 @@ import psycopg
 USER = "postgres"
 _START_SECONDS = 30
 _QUICK = ("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200")
-_PLACE = "/tmp"  # noqa: S108  # a path that is short, for the socket, and open to all
+_PLACE = "/tmp"  # a path that is short, for the socket, and open to all
 _NOBODY = "nobody"
 """Who runs the server if we are root: PostgreSQL refuses to."""
 
@@ -96,18 +96,26 @@ class PostgresServer:
             raise CannotStartError(ran.stderr)
 
     def start(self) -> None:
-        """Start, and return when connections are accepted."""
+        """Start, and return when connections are accepted.
+
+        After a crash the sessions of the last server may keep the next one from starting
+        for a moment: it is started again.
+        """
         command = [self._programs / "postgres", "-D", self._data, "-k", self._folder]
         command += ["-c", "listen_addresses=", *self._options]
-        self._process = subprocess.Popen(  # type: ignore[call-overload]
-            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, **self._as
-        )
         ready = [self._programs / "pg_isready", "-h", self._folder, "-q", "-t", "1"]
-        for _ in range(_START_SECONDS * 20):
+        end = time.monotonic() + _START_SECONDS
+        while time.monotonic() < end:
+            if self._process is None or self._process.poll() is not None:
+                self._process = subprocess.Popen(  # type: ignore[call-overload]
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._log,
+                    stderr=self._log,
+                    **self._as,
+                )
             if subprocess.run(ready, check=False).returncode == 0:
                 return
-            if self._process.poll() is not None:
-                break
             time.sleep(0.05)
         raise CannotStartError((self._folder / "log").read_text("utf-8"))
 
