@@ -277,6 +277,20 @@ async def test_a_name_that_cannot_be_kept_is_not_there(store):
         assert await store.steps(name) == {}
 
 
+# Durability.
+
+
+@pytest.mark.parametrize(("given", "used"), [("off", "on"), ("on", "on"), ("local", "local")])
+async def test_a_database_that_commits_carelessly_is_told_not_to(url, given, used):
+    async with await connection.connect(url) as other:
+        name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
+        await other.execute(f"ALTER DATABASE {name} SET synchronous_commit = {given}".encode())
+    async with PostgresStore.open(url, timer=TIMER) as store:
+        async with store._database.transaction() as transaction:
+            shown = await (await transaction.execute("SHOW synchronous_commit")).fetchone()
+        assert shown == (used,)
+
+
 # Reads that share a statement.
 
 

@@ -100,7 +100,7 @@ class Database:
                 async with connection.pipeline():  # one round trip
                     await connection.execute(statements.BEGIN)
                     cursor = await connection.execute(statements.LIMITS_AND_TIME, _LIMITS)
-                ((_, _, micros),) = await cursor.fetchall()
+                ((*_, micros),) = await cursor.fetchall()
                 transaction = Transaction(connection, self._now(micros))
                 yield transaction
                 async with connection.pipeline():
@@ -114,7 +114,7 @@ class Database:
     def transaction_of_thread(self) -> Iterator[tuple[psycopg.Connection[Any], datetime]]:
         """Yield a connection of its own in a transaction, and the time; for another thread."""
         with translated_errors(self.place), psycopg.connect(self._parameters) as connection:
-            ((_, _, micros),) = connection.execute(statements.LIMITS_AND_TIME, _LIMITS).fetchall()
+            ((*_, micros),) = connection.execute(statements.LIMITS_AND_TIME, _LIMITS).fetchall()
             yield connection, self._now(micros)
 
     @property

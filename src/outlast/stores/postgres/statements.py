@@ -42,6 +42,8 @@ BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 LIMITS_AND_TIME = """
 SELECT set_config('statement_timeout', %s, true),
     set_config('idle_in_transaction_session_timeout', %s, true),
+    set_config('synchronous_commit', CASE current_setting('synchronous_commit')
+        WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true),
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 """
 LOAD = f"""
