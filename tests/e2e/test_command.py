@@ -88,7 +88,7 @@ def test_a_broken_photo_is_an_error_with_its_reason(serve, folder):
         (["--script", "--store", "."], 8, "is a folder"),
         (["--service", "nowhere:Service"], 8, "there is no module 'nowhere'"),
         (["--script", "--listen", "0.0.0.0:0"], 2, "--tls-cert"),
-        ([], 2, "nothing to serve"),
+        ([], 2, "no service: give --service"),
     ],
     ids=["no folder", "no database", "a folder", "no service", "open to all", "nothing"],
 )

@@ -113,13 +113,13 @@ async def test_a_handler_that_was_replaced_writes_nothing_whatever_it_returns(wo
     assert await world.state(name) == "RUNNING"
 
 
-async def test_a_refused_report_ends_the_attempt_here(world, engine, handler):
+async def test_a_refused_report_ends_the_attempt_here(world, handler):
     async def run(_request, context):
         await handler(_request, context)
         await context.report(None, Payload("m", b"late"))
         return Payload("")
 
-    engine.register(world.method(run))
+    engine = await world.engine(world.method(run), lease=LEASE)
     name = await world.begin()
     await lose(world, name)
     handler.let_go.set()

@@ -82,7 +82,7 @@ class Engine:
         return self._hub.count
 
     def register(self, method: Method) -> None:
-        """Make a method known, so that its operations can be started, and run if it is taken."""
+        """Make a method known before `start`: its operations can be started, and run if taken."""
         self._methods[method.name] = method
 
     def start(
