@@ -165,9 +165,10 @@ async def test_tasks_are_made_by_what_made_them_before(serving, scripted):
         left.append(asyncio.create_task(wait_forever()))
 
     asyncio.get_running_loop().set_task_factory(factory)
-    async with serving(scripted(leave)) as client, serving() as other:
+    async with serving(scripted(leave)) as client:
         await client.finished()
         await asyncio.wait(left)
-        await other.finished()
+        async with serving() as other:
+            await other.finished()
     assert left[0] in made
     assert len(set(made)) == len(made)
