@@ -21,7 +21,10 @@ RECONNECT_SECONDS = 1.0
 CHECK_SECONDS = 15.0
 """How often a connection on which nothing is heard is tried."""
 
-_MAX_PAYLOAD_BYTES = 7_900
+_NOTIFY = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"
+"""Hints need not be durable: no write has to wait for its turn at the disk because of one."""
+_MAX_HINTS_BYTES = 7_900
+"""A notification holds less than 8,000 bytes."""
 _MAX_WAITING = 10_000
 """How many changes wait to be told before it is only told that there are some."""
 
@@ -39,7 +42,7 @@ class PostgresFeed(LocalFeed):
         super().__init__()
         self._url = url
         self._clock = clock
-        self._node = secrets.token_hex(4)
+        self._prefix = f'["{secrets.token_hex(4)}",'
         self._waiting: dict[str, Change] = {}
         self._vague = False
         self._news = asyncio.Event()
@@ -68,7 +71,12 @@ class PostgresFeed(LocalFeed):
             return
         self.publish(changes)
         for change in changes:
-            self._waiting[change.name] = change
+            if _matters_elsewhere(change):
+                self._waiting[change.name] = change
+            else:
+                self._waiting.pop(change.name, None)
+        if not (self._waiting or self._vague):
+            return
         if len(self._waiting) > _MAX_WAITING:
             self._waiting.clear()
             self._vague = True
@@ -91,8 +99,7 @@ class PostgresFeed(LocalFeed):
 
     async def _notify(self, connection: Connection) -> None:
         while self._waiting or self._vague:
-            payload = self._next_payload()
-            await connection.execute("SELECT pg_notify(%s, %s)", [CHANNEL, payload])
+            await connection.execute(_NOTIFY, [CHANNEL, self._next_payload()])
         self._told.set()
 
     def _next_payload(self) -> str:
@@ -100,20 +107,21 @@ class PostgresFeed(LocalFeed):
         if self._vague:
             self._waiting.clear()
             self._vague = False
-            return json.dumps([self._node, None])
+            return self._payload("null")
         size = 0
-        hints: list[list[object]] = []
+        hints: list[str] = []
         while self._waiting:
             name = next(iter(self._waiting))
             hint = _hint(self._waiting[name])
-            size += len(json.dumps(hint)) + 2
-            if hints and size > _MAX_PAYLOAD_BYTES - 100:
+            size += len(hint) + 1
+            if hints and size > _MAX_HINTS_BYTES:
                 break
             del self._waiting[name]
             hints.append(hint)
-        payload = json.dumps([self._node, hints])
-        fits = len(payload) <= _MAX_PAYLOAD_BYTES
-        return payload if fits else json.dumps([self._node, None])
+        return self._payload(f"[{','.join(hints)}]" if size <= _MAX_HINTS_BYTES else "null")
+
+    def _payload(self, hints: str) -> str:
+        return f"{self._prefix}{hints}]"
 
     async def _listen_forever(self) -> None:
         while True:
@@ -139,18 +147,24 @@ class PostgresFeed(LocalFeed):
             await connection.execute("SELECT 1")
 
     def _hear(self, payload: str) -> None:
+        if payload.startswith(self._prefix):
+            return  # our own
         try:
-            node, hints = json.loads(payload)
+            _, hints = json.loads(payload)
             changes = None if hints is None else [_change(*hint) for hint in hints]
         except (TypeError, ValueError):
-            changes, node = None, ""  # whoever said that: there may be something
-        if node != self._node:
-            self.publish(changes)
+            changes = None  # whoever said that: there may be something
+        self.publish(changes)
 
 
-def _hint(change: Change) -> list[object]:
+def _matters_elsewhere(change: Change) -> bool:
+    """Whether other processes may have something to do: not when one of them has begun to run."""
+    return change.state is not State.RUNNING or change.cancel_requested or change.deleted
+
+
+def _hint(change: Change) -> str:
     flags = change.cancel_requested + 2 * change.deleted
-    return [change.name, change.method, change.state.value, flags]
+    return json.dumps([change.name, change.method, change.state.value, flags])
 
 
 def _change(name: str, method: str, state: str, flags: int) -> Change:
