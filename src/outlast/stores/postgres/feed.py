@@ -111,14 +111,15 @@ class PostgresFeed(LocalFeed):
         size = 0
         hints: list[str] = []
         while self._waiting:
-            name = next(iter(self._waiting))
-            hint = _hint(self._waiting[name])
+            name, change = next(iter(self._waiting.items()))
+            hint = _hint(change)
             size += len(hint) + 1
             if hints and size > _MAX_HINTS_BYTES:
                 break
             del self._waiting[name]
             hints.append(hint)
-        return self._payload(f"[{','.join(hints)}]" if size <= _MAX_HINTS_BYTES else "null")
+        fits = len(hints[0]) < _MAX_HINTS_BYTES
+        return self._payload(f"[{','.join(hints)}]" if fits else "null")
 
     def _payload(self, hints: str) -> str:
         return f"{self._prefix}{hints}]"
