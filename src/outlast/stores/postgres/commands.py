@@ -20,7 +20,12 @@ from outlast.ports import Inserted
 from outlast.stores.changeset import Stored
 from outlast.stores.postgres import statements
 from outlast.stores.postgres.texts import digest_of, kept, operation_of, row_of
-from outlast.stores.postgres.transaction import Command, Transaction, columns
+from outlast.stores.postgres.transaction import (
+    Command,
+    OvertakenError,
+    Transaction,
+    columns,
+)
 from outlast.stores.rows import to_micros
 
 
@@ -107,10 +112,6 @@ async def exclusive_conflict(transaction: Transaction, key: str) -> Exception:
     return OvertakenError() if row is None else ExclusiveConflictError(key, row[0], deleted=row[1])
 
 
-class OvertakenError(Exception):
-    """Another transaction has changed what this one goes by; it is to be run again."""
-
-
 async def _insert(transaction: Transaction, commands: Sequence[Insert]) -> None:
     """Insert what the unique indexes let in, and take it into the transaction."""
     # In one order, so that transactions that insert the same do not wait for each other.
@@ -139,9 +140,14 @@ class Update(Command[Operation]):
     change: Callable[[Operation, datetime], Operation]
     lease: Lease | None = None
     """A worker's write works on hidden records too; it is refused if there is none."""
+    ends_lease: bool = False
+    """Whether the change is of what is running only, and leaves nothing of the lease."""
 
     @classmethod
     async def prepare(cls, transaction: Transaction, commands: Sequence[Self]) -> None:
+        others = {command.name for command in commands if not command.ends_lease}
+        ending = [it.lease for it in commands if it.lease is not None and it.ends_lease]
+        transaction.assume([lease for lease in ending if lease.name not in others])
         await transaction.load([command.name for command in commands])
 
     async def run(self, transaction: Transaction) -> Operation:

@@ -15,6 +15,7 @@ from outlast.ports import Clock
 from outlast.stores.addresses import described
 from outlast.stores.postgres import statements
 from outlast.stores.postgres.clock import DatabaseClock
+from outlast.stores.postgres.held import HeldRecords
 from outlast.stores.postgres.transaction import Connection, Transaction
 
 MINIMUM_VERSION = 150000
@@ -93,7 +94,7 @@ class Database:
                 yield connection
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    async def transaction(self, held: HeldRecords | None = None) -> AsyncIterator[Transaction]:
         """Yield a transaction, which is committed unless the block raises."""
         async with self.reading() as connection:
             try:
@@ -101,8 +102,9 @@ class Database:
                     await connection.execute(statements.BEGIN)
                     cursor = await connection.execute(statements.LIMITS_AND_TIME, _LIMITS)
                 ((*_, micros),) = await cursor.fetchall()
-                transaction = Transaction(connection, self._now(micros))
+                transaction = Transaction(connection, self._now(micros), held)
                 yield transaction
+                await transaction.make_sure()
                 async with connection.pipeline():
                     await transaction.flush()
                     await connection.execute("COMMIT")

@@ -60,8 +60,9 @@ INSERT INTO outlast.requests SELECT * FROM unnest(%b::bigint[], %b::text[], %b::
 UPDATE_OPERATIONS = f"""
 UPDATE outlast.operations o
 SET ({", ".join(CHANGING_COLUMNS)}) = ({", ".join(f"v.{it}" for it in CHANGING_COLUMNS)})
-FROM unnest(%b::bigint[], {_arrays(CHANGING_COLUMNS)}) AS v(id, {", ".join(CHANGING_COLUMNS)})
-WHERE o.id = v.id
+FROM unnest(%b::bigint[], %b::bigint[], {_arrays(CHANGING_COLUMNS)})
+    AS v(id, assumed, {", ".join(CHANGING_COLUMNS)})
+WHERE o.id = v.id AND (v.assumed IS NULL OR o.revision = v.assumed)
 """
 INSERT_ATTEMPTS = """
 INSERT INTO outlast.attempts SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[],

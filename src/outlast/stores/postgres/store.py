@@ -196,7 +196,12 @@ class PostgresStore(OperationStore):
 
     async def finish(self, lease: Lease, outcome: Outcome) -> Operation:
         return await self._writer.run(
-            Update(lease.name, lambda it, now: transitions.finish(it, lease, outcome, now), lease)
+            Update(
+                lease.name,
+                lambda it, now: transitions.finish(it, lease, outcome, now),
+                lease,
+                ends_lease=True,
+            )
         )
 
     async def request_cancel(self, name: str) -> Operation:

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from outlast.domain.errors import OutlastError, StoreUnavailableError
 from outlast.ports import Change
-from outlast.stores.postgres.commands import OvertakenError
 from outlast.stores.postgres.connection import Database, is_away, is_in_vain
-from outlast.stores.postgres.transaction import Command, Transaction
+from outlast.stores.postgres.held import HeldRecords
+from outlast.stores.postgres.transaction import Command, OvertakenError, Transaction
 
 T = TypeVar("T")
 
@@ -39,6 +39,7 @@ class Writer:
     def __init__(self, database: Database, publish: Callable[[Sequence[Change]], None]) -> None:
         self._database = database
         self._publish = publish
+        self._held = HeldRecords()
         self._jobs: deque[_Job] = deque()
         self._news = asyncio.Event()
         self._stopped = False
@@ -93,15 +94,18 @@ class Writer:
         return [*await self._commit(jobs[:middle]), *await self._commit(jobs[middle:])]
 
     async def _attempt(self, jobs: Sequence[_Job]) -> Sequence[Change]:
+        held: HeldRecords | None = self._held
         for attempts_left in reversed(range(_ATTEMPTS)):
             try:
-                async with self._database.transaction() as transaction:
+                async with self._database.transaction(held) as transaction:
                     await run_jobs(transaction, jobs)
             except (StoreUnavailableError, OvertakenError) as error:
+                held = None
                 in_vain = isinstance(error, OvertakenError) or is_in_vain(error.__cause__)
                 if not attempts_left or not in_vain:
                     raise
             else:
+                self._held.learn(transaction.stored)
                 return transaction.changes
         raise AssertionError("unreachable")
 
