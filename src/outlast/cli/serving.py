@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
 
 import click
 
@@ -22,10 +24,13 @@ try:
 except ImportError:
     _run = asyncio.run
 
+T = TypeVar("T")
+
 _log = logging.getLogger(__name__)
 
 _LINGER_SECONDS = 2.0
 """How long the process may take to end when its server has closed."""
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def serve_until_stopped(services: Sequence[object], config: ServerConfig) -> None:
@@ -42,7 +47,11 @@ def serve_until_stopped(services: Sequence[object], config: ServerConfig) -> Non
 async def _serve(services: Sequence[object], config: ServerConfig) -> None:
     exit_code = None
     try:
-        async with Server(services=services, config=config) as server:
+        async with AsyncExitStack() as stack:
+            opening = stack.enter_async_context(Server(services=services, config=config))
+            if (server := await _unless_told_to_stop(opening)) is None:
+                exit_code = ExitCode.OK
+                return
             exit_code = ExitCode.CANNOT_SERVE  # unless it ends in peace
             # Said once `run` handles signals: who reads it may stop the server.
             asyncio.get_running_loop().call_soon(click.echo, _ready_line(server))
@@ -51,6 +60,31 @@ async def _serve(services: Sequence[object], config: ServerConfig) -> None:
     finally:
         if exit_code is not None:
             _end_process_soon(exit_code)
+
+
+async def _unless_told_to_stop(start: Coroutine[Any, Any, T]) -> T | None:
+    """Return what a start returns; None if a signal came before: it may wait for its store."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    told = False
+
+    def stop() -> None:
+        nonlocal told
+        told = True
+        if task is not None:
+            task.cancel()
+
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, stop)
+    try:
+        return await start
+    except asyncio.CancelledError:
+        if told:
+            _log.info("told to stop before the start was over")
+            return None
+        raise
+    finally:
+        for number in _STOP_SIGNALS:
+            loop.remove_signal_handler(number)
 
 
 def _ready_line(server: Server) -> str:

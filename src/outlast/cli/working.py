@@ -34,6 +34,8 @@ class Work:
     """What a process was told of the operations that it runs."""
 
     store: str
+    store_direct: str | None
+    store_wait: float
     services: tuple[str, ...]
     script: bool
     methods: tuple[str, ...]
@@ -84,6 +86,8 @@ class Work:
         try:
             return ServerConfig(
                 store=self.store,
+                store_direct=self.store_direct,
+                store_wait=timedelta(seconds=self.store_wait),
                 grace=timedelta(seconds=self.grace),
                 engine=EngineSettings(**engine),
                 methods=self.methods or None,
@@ -106,6 +110,23 @@ def work_options(command: Callable[..., None]) -> Callable[..., None]:
         help="Where operations are kept: an SQLite file, made if it is not there; a database of "
         "PostgreSQL, as postgresql://USER@HOST/DATABASE; or memory: to keep them in this process "
         "only.",
+    )
+    @click.option(
+        "--store-direct",
+        cls=EnvironmentOption,
+        envvar="OUTLAST_STORE_DIRECT",
+        metavar="URL",
+        help="The database's own address, if --store leads to a pooler of its transactions, such "
+        "as PgBouncer.",
+    )
+    @click.option(
+        "--store-wait",
+        type=finite_duration,
+        default="60s",
+        metavar="DURATION",
+        cls=EnvironmentOption,
+        envvar="OUTLAST_STORE_WAIT",
+        help="How long to wait at the start for a database that is not up yet.",
     )
     @click.option(
         "--service",

@@ -84,6 +84,8 @@ class Server:
                     execute=self.config.execute,
                     methods=self.config.methods,
                     except_methods=self.config.except_methods,
+                    store_direct=self.config.store_direct,
+                    store_wait=self.config.store_wait,
                 )
             )
             if self.config.listen is not None:

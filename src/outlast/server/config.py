@@ -27,8 +27,12 @@ class TlsFiles:
 class ServerConfig:
     """Where a server listens, what it keeps operations in, and how it ends."""
 
-    store: str = "outlast.db"
+    store: str = field(default="outlast.db", repr=False)
     """A path to an SQLite file, made if it is not there; a `postgresql://` URL; or `memory:`."""
+    store_direct: str | None = field(default=None, repr=False)
+    """The database's own address, if `store` leads to a pooler of its transactions."""
+    store_wait: timedelta = timedelta(seconds=60)
+    """How long the start waits for a database that is not up yet."""
     listen: str | None = "127.0.0.1:50051"
     """`host:port`, `[v6 address]:port` or `unix:path`; port 0 takes a free one.
 
@@ -53,6 +57,8 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         require("store", self.store, str, "a str: the path to a file, a URL, or memory:")
+        require("store_direct", self.store_direct, (str, type(None)), "a str: a URL")
+        require_time("store_wait", self.store_wait, may_be_zero=True)
         require("listen", self.listen, (str, type(None)), "a str: host:port")
         require("api", self.api, bool, "True or False")
         require("tls", self.tls, (TlsFiles, type(None)), "outlast.TlsFiles, or None")

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
 from types import TracebackType
 from typing import NoReturn, Self, TypeVar
 
@@ -60,6 +61,8 @@ class Operations:
         execute: bool = True,
         methods: Collection[str] | None = None,
         except_methods: Collection[str] = (),
+        store_direct: str | None = None,
+        store_wait: timedelta = timedelta(),
     ) -> AbstractAsyncContextManager[Self]:
         """Open a store and begin to run the operations of the services.
 
@@ -67,35 +70,37 @@ class Operations:
         are named as `package.Service/Method`; with `execute=False` of none.
 
         `store` is a path to an SQLite file, `memory:`, a `postgresql://` URL, or an open store. Raises
-        StoreOpenError, and ConfigurationError for services that cannot be served.
+        StoreOpenError, and ConfigurationError for services that cannot be served. A database
+        whose URL leads to a pooler of transactions has a `store_direct` URL too, and one that
+        is not up yet is waited for as long as `store_wait`.
         On leaving, what runs is given back to be run again, and the store is closed.
         """
         settings = EngineSettings() if settings is None else settings
         require("settings", settings, EngineSettings, "outlast.EngineSettings")
         choice = Choice(execute, methods, except_methods)
-        opening = cls._open(store, services, settings, clock, choice)
-        return _Opening(opening)
+        given = clock or SystemClock()
+        opening = opened(store, given, direct=store_direct, patience=store_wait)
+        return _Opening(cls._open(opening, services, settings, given, choice))
 
     @classmethod
     @asynccontextmanager
     async def _open(
         cls,
-        store: str | OperationStore,
+        opening: AbstractAsyncContextManager[tuple[OperationStore, Clock]],
         services: Sequence[object],
         settings: EngineSettings,
-        clock: Clock | None,
+        clock: Clock,
         choice: Choice,
     ) -> AsyncIterator[Self]:
-        given = clock or SystemClock()
         async with (
-            opened(store, given) as (kept, time),
+            opening as (kept, time),
             Engine.open(kept, time, settings) as engine,
         ):
             operations = cls(engine, services)
             engine.start(
                 execute=choice.execute,
                 taken=choice.of(engine.methods),
-                watch_loop=isinstance(given, SystemClock),
+                watch_loop=isinstance(clock, SystemClock),
             )
             yield operations
 

@@ -1,8 +1,9 @@
 """Connections to the database: how they are opened, and what its errors mean."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,6 +28,8 @@ IDLE_TIMEOUT = timedelta(seconds=5)
 CONNECT_TIMEOUT = timedelta(seconds=5)
 
 _LIMITS = [f"{it // timedelta(milliseconds=1)}ms" for it in (STATEMENT_TIMEOUT, IDLE_TIMEOUT)]
+_PREPARE_AFTER = 5
+"""How often a session gets a statement until it is prepared there."""
 _KEEPALIVES = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -38,8 +41,18 @@ _IN_VAIN = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure
 
 
 def parameters_of(url: str) -> str:
-    """Return a connection string with what every connection of ours has."""
-    given = conninfo.conninfo_to_dict(url)
+    """Return a connection string with what every connection of ours has.
+
+    Raises StoreOpenError for a URL that cannot be what was meant.
+    """
+    given: dict[str, Any] | None = None
+    with suppress(psycopg.ProgrammingError):  # its text may show the password
+        given = conninfo.conninfo_to_dict(url)
+    if given is None or _is_ambiguous(url) or re.search(r"[^0-9,]", given.get("port") or ""):
+        raise StoreOpenError(
+            f"{described(url)} cannot be read as the URL of a database: look at its parameters, "
+            "and write special characters of the password as %XX"
+        )
     ours: dict[str, Any] = {
         "application_name": "outlast",
         "connect_timeout": int(CONNECT_TIMEOUT.total_seconds()),
@@ -48,22 +61,46 @@ def parameters_of(url: str) -> str:
     return conninfo.make_conninfo(**(ours | given))
 
 
-async def connect(url: str) -> Connection:
+def _is_ambiguous(url: str) -> bool:
+    """Whether a part of the password may be taken for the address, and shown as that."""
+    authority, _, path = url.partition("://")[2].partition("?")[0].partition("/")
+    return authority.count("@") > 1 or "@" in path
+
+
+async def connect(url: str, *, prepared: bool = True) -> Connection:
     """Open a connection of its own, which commits every statement by itself."""
-    return await AsyncConnection.connect(parameters_of(url), autocommit=True)
+    return await AsyncConnection.connect(
+        parameters_of(url), autocommit=True, prepare_threshold=_threshold(prepared)
+    )
+
+
+def _threshold(prepared: bool) -> int | None:
+    return _PREPARE_AFTER if prepared else None
 
 
 class Database:
-    """A pool of connections, and transactions on them."""
+    """A pool of connections, and transactions on them.
 
-    def __init__(self, url: str, timer: Clock, clock: Clock | None, connections: int) -> None:
+    No transaction depends on what an earlier one left in its session, unless statements
+    are `prepared` there.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        timer: Clock,
+        clock: Clock | None,
+        connections: int,
+        *,
+        prepared: bool = True,
+    ) -> None:
         self.place = described(url)
         self._parameters = parameters_of(url)
         self._replacement = clock
         self._database_clock = DatabaseClock(timer)
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             self._parameters,
-            kwargs={"autocommit": True},
+            kwargs={"autocommit": True, "prepare_threshold": _threshold(prepared)},
             min_size=1,
             max_size=connections,
             timeout=CONNECT_TIMEOUT.total_seconds(),
@@ -115,7 +152,10 @@ class Database:
     @contextmanager
     def transaction_of_thread(self) -> Iterator[tuple[psycopg.Connection[Any], datetime]]:
         """Yield a connection of its own in a transaction, and the time; for another thread."""
-        with translated_errors(self.place), psycopg.connect(self._parameters) as connection:
+        with (
+            translated_errors(self.place),
+            psycopg.connect(self._parameters, prepare_threshold=None) as connection,
+        ):
             ((*_, micros),) = connection.execute(statements.LIMITS_AND_TIME, _LIMITS).fetchall()
             yield connection, self._now(micros)
 
@@ -146,8 +186,13 @@ def translated_errors(place: str) -> Iterator[None]:
     except PoolTimeout as error:
         raise StoreUnavailableError(f"{place} does not answer") from error
     except psycopg.Error as error:
-        text = (error.diag.message_primary or str(error)).strip() or type(error).__name__
-        raise StoreUnavailableError(f"{place}: {text}") from error
+        raise StoreUnavailableError(f"{place}: {text_of(error)}") from error
+
+
+def text_of(error: psycopg.Error) -> str:
+    """Return what an error says, in one line."""
+    text = error.diag.message_primary or str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 def is_in_vain(error: BaseException | None) -> bool:

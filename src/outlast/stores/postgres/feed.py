@@ -38,9 +38,13 @@ class PostgresFeed(LocalFeed):
     have been missed is unknown: everything is to be looked at again.
     """
 
-    def __init__(self, url: str, clock: Clock) -> None:
+    def __init__(
+        self, url: str, clock: Clock, *, direct: str | None = None, prepared: bool = True
+    ) -> None:
         super().__init__()
         self._url = url
+        self._listening_url = direct or url
+        self._prepared = prepared
         self._clock = clock
         self._prefix = f'["{secrets.token_hex(4)}",'
         self._waiting: dict[str, Change] = {}
@@ -86,7 +90,7 @@ class PostgresFeed(LocalFeed):
     async def _notify_forever(self) -> None:
         while True:
             try:
-                async with await connect(self._url) as connection:
+                async with await connect(self._url, prepared=self._prepared) as connection:
                     while True:
                         await self._news.wait()
                         self._news.clear()
@@ -127,7 +131,7 @@ class PostgresFeed(LocalFeed):
     async def _listen_forever(self) -> None:
         while True:
             try:
-                async with await connect(self._url) as connection:
+                async with await connect(self._listening_url) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     self.publish(None)
                     while True:
@@ -135,7 +139,7 @@ class PostgresFeed(LocalFeed):
             except psycopg.Error as error:
                 _log.warning(
                     "changes of other servers at %s are not heard, trying again: %s",
-                    described(self._url),
+                    described(self._listening_url),
                     error,
                 )
                 await self._clock.sleep(RECONNECT_SECONDS)

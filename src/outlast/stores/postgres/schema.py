@@ -3,13 +3,14 @@
 import asyncio
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.resources import files
 
 import psycopg
 
 from outlast.domain.errors import StoreOpenError
 from outlast.stores.addresses import described
-from outlast.stores.postgres.connection import MINIMUM_VERSION, connect
+from outlast.stores.postgres.connection import MINIMUM_VERSION, connect, text_of
 
 LOCK = 0x4F75746C61737400
 """The key of the advisory lock under which one node at a time migrates."""
@@ -40,8 +41,23 @@ async def prepare(url: str) -> bytes:
             async with connection.transaction():
                 return await _migrate(connection, scripts, place)
     except psycopg.Error as error:
-        text = (error.diag.message_primary or str(error)).strip() or type(error).__name__
-        raise StoreOpenError(f"{place} cannot be used: {text}") from error
+        raise StoreOpenError(f"{place} cannot be used: {text_of(error)}") from error
+
+
+async def require_same(url: str, direct: str, secret: bytes) -> None:
+    """Raise StoreOpenError if a URL leads to another database than the direct one."""
+    found = None
+    try:
+        async with await connect(url, prepared=False) as connection:
+            with suppress(psycopg.errors.UndefinedTable):
+                found = await _setting(connection, "secret")
+    except psycopg.Error as error:
+        raise StoreOpenError(f"{described(url)} cannot be used: {text_of(error)}") from error
+    if found != secret:
+        raise StoreOpenError(
+            f"{described(url)} and, as its direct address, {described(direct)} "
+            "are not the same database"
+        )
 
 
 async def _migrate(

@@ -26,9 +26,10 @@ from outlast.stores.postgres import statements
 from outlast.stores.postgres.commands import Expire, Insert, RecordStep, Update
 from outlast.stores.postgres.connection import Database
 from outlast.stores.postgres.feed import PostgresFeed
+from outlast.stores.postgres.reaching import reach
 from outlast.stores.postgres.reading import PointReader
 from outlast.stores.postgres.redriving import Redrive
-from outlast.stores.postgres.schema import prepare
+from outlast.stores.postgres.schema import prepare, require_same
 from outlast.stores.postgres.taking import Reap, Renew, TakeReady, renewal_of, renewal_parameters
 from outlast.stores.postgres.texts import findable, given, kept, operation_of
 from outlast.stores.postgres.writer import Writer
@@ -59,17 +60,28 @@ class PostgresStore(OperationStore):
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, url: str, *, timer: Clock, clock: Clock | None = None
+        cls,
+        url: str,
+        *,
+        timer: Clock,
+        clock: Clock | None = None,
+        direct: str | None = None,
+        patience: timedelta = timedelta(),
     ) -> AsyncIterator[Self]:
         """Open a database, whose tables are made if they are not there.
 
-        `timer` is what pauses go by. A `clock` replaces the database's, for tests. Raises
-        StoreOpenError.
+        `timer` is what pauses go by. A `clock` replaces the database's, for tests. If `url`
+        leads to a pooler of transactions, `direct` is the database's own address, for what
+        needs a session: hints and migrations. A database that is not up yet is waited for
+        as long as `patience`. Raises StoreOpenError.
         """
-        secret = await prepare(url)
-        database = Database(url, timer, clock, CONNECTIONS)
+        prepared = await reach(url, direct, timer, patience)
+        secret = await prepare(direct or url)
+        if direct is not None:
+            await require_same(url, direct, secret)
+        database = Database(url, timer, clock, CONNECTIONS, prepared=prepared)
         await database.open()
-        feed = PostgresFeed(url, timer)
+        feed = PostgresFeed(url, timer, direct=direct, prepared=prepared)
         feed.start()
         store = cls(database, feed, secret)
         try:
