@@ -15,7 +15,6 @@ from outlast.stores.postgres import statements
 from outlast.stores.postgres.connection import parameters_of, translated_errors
 from outlast.stores.postgres.schema import LOCK, migrations, prepare
 from outlast.stores.postgres.texts import digest_of, given, kept, operation_of, row_of
-from outlast.stores.postgres.transaction import columns
 from outlast.stores.rows import Row
 
 _LOOKS = 20
@@ -141,19 +140,20 @@ class _Tables(Tables):
     def insert(self, operations: Sequence[Operation]) -> Mapping[str, int]:
         if not operations:
             return {}
-        rows = columns([row_of(operation) for operation in operations])
-        return {name: row_id for row_id, name in self._rows(statements.INSERT_OPERATIONS, rows)}
+        insert = statements.INSERT_OPERATIONS
+        rows = [row_of(operation) for operation in operations]
+        return {name: row_id for row_id, name in self._rows(insert.sql, insert.parameters(rows))}
 
     def insert_parts(
         self, requests: Sequence[Row], steps: Sequence[Row], attempts: Sequence[Row]
     ) -> None:
-        for sql, rows in (
+        for statement, rows in (
             (statements.INSERT_REQUESTS, requests),
             (statements.RECORD_STEPS, [(it, kept(key), *result) for it, key, *result in steps]),
             (statements.INSERT_ATTEMPTS, attempts),
         ):
             if rows:
-                self._connection.execute(sql.encode(), columns(rows))
+                self._connection.execute(statement.sql.encode(), statement.parameters(rows))
 
     def holders(self, operation: Operation) -> Sequence[tuple[str, str]]:
         unique = dict(uniqueness(operation))

@@ -24,7 +24,6 @@ from outlast.stores.postgres.transaction import (
     Command,
     OvertakenError,
     Transaction,
-    columns,
 )
 from outlast.stores.rows import to_micros
 
@@ -116,12 +115,13 @@ async def _insert(transaction: Transaction, commands: Sequence[Insert]) -> None:
     """Insert what the unique indexes let in, and take it into the transaction."""
     # In one order, so that transactions that insert the same do not wait for each other.
     new = {it.operation.name: it for it in sorted(commands, key=_insertion_order)}
-    rows = columns([row_of(command.operation) for command in new.values()])
-    kept = await (await transaction.execute(statements.INSERT_OPERATIONS, rows)).fetchall()
+    rows = [row_of(command.operation) for command in new.values()]
+    kept = await (await transaction.execute_for(statements.INSERT_OPERATIONS, rows)).fetchall()
     if kept:
         requests = [(row_id, new[name].request) for row_id, name in kept]
-        values = columns([(row_id, it.type_url, it.value) for row_id, it in requests])
-        await transaction.execute(statements.INSERT_REQUESTS, values)
+        await transaction.execute_for(
+            statements.INSERT_REQUESTS, [(row_id, it.type_url, it.value) for row_id, it in requests]
+        )
     for row_id, name in kept:
         transaction.inserted(Stored(row_id, new[name].operation))
 
@@ -179,8 +179,8 @@ class RecordStep(Command[None]):
         if stored is None:
             raise LeaseLostError(self.lease.name, self.lease.epoch)
         transitions.require_owner(stored.operation, self.lease)
-        values = [[stored.id], [kept(self.key)], [self.result.type_url], [self.result.value]]
-        await transaction.execute(statements.RECORD_STEPS, values)
+        row = stored.id, kept(self.key), self.result.type_url, self.result.value
+        await transaction.execute_for(statements.RECORD_STEPS, [row])
 
 
 @dataclass(eq=False, slots=True)

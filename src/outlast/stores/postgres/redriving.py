@@ -13,7 +13,7 @@ from outlast.stores.changeset import Stored
 from outlast.stores.postgres import statements
 from outlast.stores.postgres.commands import exclusive_conflict, require_room
 from outlast.stores.postgres.texts import operation_of, row_of
-from outlast.stores.postgres.transaction import Command, Transaction, columns
+from outlast.stores.postgres.transaction import Command, Transaction
 from outlast.stores.rows import to_micros
 
 
@@ -64,8 +64,8 @@ class Redrive(Command[Inserted]):
 
     @staticmethod
     async def _insert(transaction: Transaction, old: Stored, new: Operation) -> None:
-        values = columns([row_of(new)])
-        kept = await (await transaction.execute(statements.INSERT_OPERATIONS, values)).fetchall()
+        cursor = await transaction.execute_for(statements.INSERT_OPERATIONS, [row_of(new)])
+        kept = await cursor.fetchall()
         if not kept:
             raise await exclusive_conflict(transaction, new.exclusive_key)
         ((row_id, _),) = kept

@@ -7,6 +7,7 @@ rows it is for, and is prepared once.
 from collections.abc import Sequence
 
 from outlast.domain.trial import SUSPECT_FROM
+from outlast.stores.postgres.arrays import RowStatement
 from outlast.stores.rows import CHANGING_COLUMNS, COLUMNS
 
 _TYPES = {
@@ -34,8 +35,13 @@ _LOST = "(o.state = 'PENDING' OR o.ready_time <= %(lost_by)s)"
 _VISIBLE = "NOT o.deleted AND (o.expire_time IS NULL OR o.expire_time > %(now)s)"
 
 
-def _arrays(columns: Sequence[str]) -> str:
-    return ", ".join(f"%b::{_TYPES[column]}[]" for column in columns)
+def _for_rows(sql: str, types: Sequence[str]) -> RowStatement:
+    """Put the arrays of the rows' columns where a statement has `{arrays}`."""
+    return RowStatement(sql.format(arrays=", ".join(f"%b::{it}[]" for it in types)), types)
+
+
+def _types(columns: Sequence[str]) -> list[str]:
+    return [_TYPES[column] for column in columns]
 
 
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
@@ -50,32 +56,42 @@ LOAD = f"""
 SELECT o.id, {SELECT_COLUMNS} FROM outlast.operations o
 WHERE o.name = ANY(%b::text[]) ORDER BY o.name FOR UPDATE
 """
-INSERT_OPERATIONS = f"""
+INSERT_OPERATIONS = _for_rows(
+    f"""
 INSERT INTO outlast.operations ({", ".join(COLUMNS)}, exclusive_digest)
-SELECT * FROM unnest({_arrays(COLUMNS)}, %b::bytea[]) ON CONFLICT DO NOTHING RETURNING id, name
-"""
-INSERT_REQUESTS = """
-INSERT INTO outlast.requests SELECT * FROM unnest(%b::bigint[], %b::text[], %b::bytea[])
-"""
-UPDATE_OPERATIONS = f"""
+SELECT * FROM unnest({{arrays}}) ON CONFLICT DO NOTHING RETURNING id, name
+""",
+    [*_types(COLUMNS), "bytea"],
+)
+INSERT_REQUESTS = _for_rows(
+    "INSERT INTO outlast.requests SELECT * FROM unnest({arrays})", ["bigint", "text", "bytea"]
+)
+UPDATE_OPERATIONS = _for_rows(
+    f"""
 UPDATE outlast.operations o
 SET ({", ".join(CHANGING_COLUMNS)}) = ({", ".join(f"v.{it}" for it in CHANGING_COLUMNS)})
-FROM unnest(%b::bigint[], %b::bigint[], {_arrays(CHANGING_COLUMNS)})
-    AS v(id, assumed, {", ".join(CHANGING_COLUMNS)})
+FROM unnest({{arrays}}) AS v(id, assumed, {", ".join(CHANGING_COLUMNS)})
 WHERE o.id = v.id AND (v.assumed IS NULL OR o.revision = v.assumed)
-"""
-INSERT_ATTEMPTS = """
-INSERT INTO outlast.attempts SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[],
-    %b::text[], %b::bigint[], %b::bigint[], %b::text[], %b::text[], %b::boolean[])
+""",
+    ["bigint", "bigint", *_types(CHANGING_COLUMNS)],
+)
+INSERT_ATTEMPTS = _for_rows(
+    """
+INSERT INTO outlast.attempts SELECT * FROM unnest({arrays})
 ON CONFLICT (operation, epoch) DO UPDATE SET (worker, start_time, end_time, outcome, error,
     counted) = (excluded.worker, excluded.start_time, excluded.end_time, excluded.outcome,
     excluded.error, excluded.counted)
-"""
-HIDE = """
+""",
+    ["bigint", "bigint", "bigint", "text", "bigint", "bigint", "text", "text", "boolean"],
+)
+HIDE = _for_rows(
+    """
 UPDATE outlast.operations o SET request_id = v.request_id, deleted = v.deleted
-FROM unnest(%b::text[], %b::boolean[], %b::bigint[]) AS v(request_id, deleted, id)
+FROM unnest({arrays}) AS v(request_id, deleted, id)
 WHERE o.id = v.id
-"""
+""",
+    ["text", "boolean", "bigint"],
+)
 FORGET = "DELETE FROM outlast.operations WHERE id = ANY(%b::bigint[])"
 FORGET_EXPIRED = """
 DELETE FROM outlast.operations WHERE id IN (
@@ -84,10 +100,10 @@ DELETE FROM outlast.operations WHERE id IN (
 )
 """
 PUT_OFF = "UPDATE outlast.operations SET ready_time = %s WHERE id = %s"
-RECORD_STEPS = """
-INSERT INTO outlast.steps
-SELECT * FROM unnest(%b::bigint[], %b::text[], %b::text[], %b::bytea[]) ON CONFLICT DO NOTHING
-"""
+RECORD_STEPS = _for_rows(
+    "INSERT INTO outlast.steps SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING",
+    ["bigint", "text", "text", "bytea"],
+)
 COUNT_PENDING = """
 SELECT count(*) FROM (
     SELECT 1 FROM outlast.operations WHERE state = 'PENDING' LIMIT %s

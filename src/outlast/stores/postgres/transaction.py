@@ -10,6 +10,7 @@ from psycopg import AsyncConnection, AsyncCursor
 from outlast.domain.operation import Lease
 from outlast.stores.changeset import ChangeSet, Stored
 from outlast.stores.postgres import statements
+from outlast.stores.postgres.arrays import RowStatement
 from outlast.stores.postgres.held import HeldRecords
 from outlast.stores.postgres.texts import findable, operation_of
 from outlast.stores.rows import Row, changing_values
@@ -39,6 +40,12 @@ class Transaction(ChangeSet):
     async def execute(self, sql: str, parameters: Any = None) -> AsyncCursor[tuple[Any, ...]]:
         """Execute a statement; what it returns is fetched from the cursor."""
         return await self.connection.execute(sql.encode(), parameters)
+
+    async def execute_for(
+        self, statement: RowStatement, rows: Sequence[Row]
+    ) -> AsyncCursor[tuple[Any, ...]]:
+        """Execute a statement for rows, of which there is one at least."""
+        return await self.execute(statement.sql, statement.parameters(rows))
 
     async def load(self, names: Collection[str]) -> None:
         """Read and lock the named records that have not been read yet, in their order."""
@@ -80,9 +87,9 @@ class Transaction(ChangeSet):
             await self._update()
         if self.attempts:
             latest = {(row[0], row[1]): row for row in self.attempts}
-            await self.execute(statements.INSERT_ATTEMPTS, columns(list(latest.values())))
+            await self.execute_for(statements.INSERT_ATTEMPTS, list(latest.values()))
         if self.hidden:
-            await self.execute(statements.HIDE, columns(self.hidden))
+            await self.execute_for(statements.HIDE, self.hidden)
         if self.forgotten:
             await self.execute(statements.FORGET, [self.forgotten])
         self.written()
@@ -97,15 +104,10 @@ class Transaction(ChangeSet):
         rows: list[Row] = []
         for row_id, record in self.dirty.items():
             rows.append((row_id, self._assumed.get(row_id), *changing_values(record)))
-        cursor = await self.execute(statements.UPDATE_OPERATIONS, columns(rows))
+        cursor = await self.execute_for(statements.UPDATE_OPERATIONS, rows)
         if self._assumed and cursor.rowcount < len(rows):
             raise OvertakenError
         self._assumed.clear()
-
-
-def columns(rows: Sequence[Row]) -> list[list[Any]]:
-    """Return rows as the arrays of their columns."""
-    return [list(column) for column in zip(*rows, strict=True)]
 
 
 T = TypeVar("T")
