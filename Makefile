@@ -4,7 +4,7 @@
 
 PYTHON  ?= $(shell python3.11 --version >/dev/null 2>&1 && echo python3.11 || echo python3)
 WORKERS ?= 2# test processes; 0 runs the tests in one
-ARGS    ?=# more arguments for pytest, as in `make test ARGS='-k wait'`
+ARGS    ?=# more arguments, as in `make test ARGS='-k wait'`, `make bench-postgres ARGS=--quick`
 SECONDS ?= 60# how long `make chaos` and `make chaos-postgres` make trouble
 SEED    ?=# what it does and when; empty for a new one. For `make simulate`, the only one to run
 SEEDS   ?= 20000# how many `make simulate` runs
@@ -16,6 +16,7 @@ NODE_PACKAGES := @grpc/grpc-js@1.14.7 @grpc/proto-loader@0.8.1
 export NODE_PATH := $(CURDIR)/.venv/node/node_modules
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/installed
+PEERS  := $(VENV)/peers-installed
 BUF    := $(VENV)/bin/buf
 PROTOS := $(shell find protos -path protos/third_party -prune -o -name '*.proto' -print | LC_ALL=C sort)
 
@@ -149,6 +150,15 @@ simulate: $(STAMP) ## Simulate the engine under faults (SEEDS=20000), or replay 
 .PHONY: bench
 bench: $(STAMP) ## Measure Outlast beside a bare server, and print the figures
 	$(PY) -m benchmarks
+
+# Installed for this only: nothing else needs what Outlast is measured beside.
+$(PEERS): $(STAMP)
+	$(PY) -m pip install --quiet -c constraints.txt --group bench
+	@touch $@
+
+.PHONY: bench-postgres
+bench-postgres: $(PEERS) ## Measure it on PostgreSQL, beside other queues (ten minutes; ARGS=--quick, --help)
+	$(PY) -m benchmarks.postgres $(ARGS)
 
 .PHONY: clean
 clean: ## Remove caches, builds and what the demo keeps in data/demo; .venv stays

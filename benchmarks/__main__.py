@@ -4,14 +4,13 @@ import argparse
 import os
 import platform
 import tempfile
-import time
 from pathlib import Path
 
 import grpc
 import uvloop
 
 from benchmarks import engine, latency, rpc
-from benchmarks.load import percentile
+from benchmarks.load import sync_micros
 
 
 def main() -> None:
@@ -40,21 +39,8 @@ def _print_machine(folder: Path) -> None:
         "client and servers on the same machine, uvloop"
     )
     print(
-        f"durable writes: SQLite, WAL, synchronous=FULL; one sync takes {_sync_micros(folder):.0f} µs"
+        f"durable writes: SQLite, WAL, synchronous=FULL; one sync takes {sync_micros(folder):.0f} µs"
     )
-
-
-def _sync_micros(folder: Path) -> float:
-    """Return the median time that the disk takes to make 4 KiB durable."""
-    times = []
-    with (folder / "sync").open("wb") as file:
-        for _ in range(100):
-            file.write(bytes(4096))
-            file.flush()
-            began = time.perf_counter()
-            os.fdatasync(file.fileno())
-            times.append((time.perf_counter() - began) * 1e6)
-    return percentile(times, 0.5)
 
 
 if __name__ == "__main__":

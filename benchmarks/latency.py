@@ -16,29 +16,36 @@ _WORK = script_pb2.RunScriptRequest(steps=[script_pb2.Step(sleep=Duration(nanos=
 
 async def measure(folder: Path, operations: int) -> None:
     """Print percentiles; both processes read the same monotonic clock of the machine."""
-    to_handler: list[float] = []
-    to_reply: list[float] = []
     (folder / "latency").mkdir()
     with serving("outlast", str(folder / "latency")) as server:
-        async with grpc.aio.insecure_channel(server.address) as channel:
-            scripts = script_pb2_grpc.ScriptServiceStub(channel)
-            waits = operations_pb2_grpc.OperationsStub(channel)
-            for _ in range(operations):
-                started = await scripts.RunScript(_WORK)
-                replied = time.monotonic()
-                request = operations_pb2.WaitOperationRequest(name=started.name)
-                done = await waits.WaitOperation(request)
-                noticed = time.monotonic()
-                response = script_pb2.RunScriptResponse()
-                done.response.Unpack(response)
-                began, ended = map(float, response.text.split())
-                to_handler.append((began - replied) * 1000)
-                to_reply.append((noticed - ended) * 1000)
+        to_handler, to_reply = await sample(server.address, operations)
     print(f"\nLatency, idle server, {operations} operations one after the other")
     print(f"{'':34}{'p50 ms':>8}{'p99 ms':>8}   target")
     _print("start reply to handler running", to_handler, "p50 <= 2")
     _print("completion to WaitOperation reply", to_reply, "p99 <= 5")
 
 
-def _print(name: str, values: list[float], target: str) -> None:
-    print(f"{name:34}{percentile(values, 0.5):8.2f}{percentile(values, 0.99):8.2f}   {target}")
+async def sample(address: str, operations: int) -> tuple[list[float], list[float]]:
+    """Return seconds from start replies to handlers, and from their ends to WaitOperation's."""
+    to_handler: list[float] = []
+    to_reply: list[float] = []
+    async with grpc.aio.insecure_channel(address) as channel:
+        scripts = script_pb2_grpc.ScriptServiceStub(channel)
+        waits = operations_pb2_grpc.OperationsStub(channel)
+        for _ in range(operations):
+            started = await scripts.RunScript(_WORK)
+            replied = time.monotonic()
+            request = operations_pb2.WaitOperationRequest(name=started.name)
+            done = await waits.WaitOperation(request)
+            noticed = time.monotonic()
+            response = script_pb2.RunScriptResponse()
+            done.response.Unpack(response)
+            began, ended = map(float, response.text.split())
+            to_handler.append(began - replied)
+            to_reply.append(noticed - ended)
+    return to_handler, to_reply
+
+
+def _print(name: str, seconds: list[float], target: str) -> None:
+    p50, p99 = (percentile(seconds, share) * 1000 for share in (0.5, 0.99))
+    print(f"{name:34}{p50:8.2f}{p99:8.2f}   {target}")

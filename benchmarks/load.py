@@ -32,8 +32,26 @@ class ServerProcess:
 
     def processor_seconds(self) -> float:
         """Return how much processor time it has used."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        return processor_seconds(self.pid)
+
+
+def processor_seconds(pid: int, *, with_ended_children: bool = False) -> float:
+    """Return how much processor time a process has used, or it and those it waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11 : 15 if with_ended_children else 13])) / _TICKS
+
+
+def sync_micros(folder: Path) -> float:
+    """Return the median time that the disk takes to make 4 KiB durable."""
+    times = []
+    with (folder / "sync").open("wb") as file:
+        for _ in range(100):
+            file.write(bytes(4096))
+            file.flush()
+            began = time.perf_counter()
+            os.fdatasync(file.fileno())
+            times.append((time.perf_counter() - began) * 1e6)
+    return percentile(times, 0.5)
 
 
 @contextmanager

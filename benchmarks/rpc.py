@@ -35,7 +35,7 @@ async def measure(folder: Path, rounds: int, seconds: float) -> None:
                         "get": (full, _get(channel, done.name)),
                         "bare start": (bare, _start(bare_channel)),
                         "start, execution off": (accepting, _start(accepting_channel)),
-                        "start to done": (full, _start_to_done(channel)),
+                        "start to done": (full, start_to_done(channel)),
                     }
                     _print(await _alternate(cases, rounds, seconds))
 
@@ -90,7 +90,9 @@ def _start(channel: grpc.aio.Channel) -> Callable[[], Awaitable[object]]:
     return lambda: stub.RunScript(request)
 
 
-def _start_to_done(channel: grpc.aio.Channel) -> Callable[[], Awaitable[object]]:
+def start_to_done(channel: grpc.aio.Channel) -> Callable[[], Awaitable[object]]:
+    """Return what starts a no-op and waits until it is done."""
+
     async def call() -> None:
         operation = await _run_one(channel)
         if not operation.HasField("response"):

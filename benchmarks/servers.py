@@ -44,6 +44,25 @@ class NoOpScripts(script_pb2_grpc.ScriptServiceServicer):
         return empty_pb2.Empty()
 
 
+class TellingScripts(NoOpScripts):
+    """The same; they tell on stdout, with the machine's monotonic clock, what befalls them."""
+
+    @outlast.long_running()
+    async def RunScript(
+        self,
+        request: script_pb2.RunScriptRequest,
+        operation: outlast.OperationContext[script_pb2.RunScriptMetadata],
+    ) -> script_pb2.RunScriptResponse:
+        print("running", operation.name, time.monotonic(), flush=True)
+        try:
+            for step in request.steps:
+                await asyncio.sleep(step.sleep.ToTimedelta().total_seconds())
+        except asyncio.CancelledError:
+            print("cancelled", operation.name, time.monotonic(), flush=True)
+            raise
+        return script_pb2.RunScriptResponse()
+
+
 class BareOperations(operations_pb2_grpc.OperationsServicer):
     """Returns what it was made with, at once."""
 
