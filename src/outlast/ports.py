@@ -102,8 +102,13 @@ class Claims:
     """When the next operation of the asked methods becomes ready, if nothing changes.
 
     None if none is known; in the past if more are ready than were given. Suspects do
-    not matter when no more of them may be given, nor leases that ran out only by a jump.
+    not matter when no more of them may be given, nor leases that ran out only by a jump,
+    nor what waits of methods that are `held_back` or `contended`.
     """
+    held_back: frozenset[str] = frozenset()
+    """Those of the asked methods of which as many run as may: others must end or wait first."""
+    contended: frozenset[str] = frozenset()
+    """Those of which another claim is giving operations just now: it is worth asking again soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +250,7 @@ class OperationStore(ABC):
         *,
         suspects: int = 1,
         distrust: timedelta = timedelta(),
+        max_running: Mapping[str, int] | None = None,
     ) -> Claims:
         """Give a worker operations that are ready, the longest ready first.
 
@@ -255,6 +261,11 @@ class OperationStore(ABC):
         not jumped ahead, as it did by `distrust` before the call and may do until it is
         this call's turn. Each is given to one worker, under a lease with a new epoch and of the given length.
         What `transitions.claim` ends instead is ended, and may count towards these limits.
+
+        `max_running` has the limits of methods that have one. No operation leaves PENDING
+        that would have more of its method RUNNING than that, also by callers at the same
+        time. One whose lease ran out is RUNNING, and may be taken over in any case: so a
+        late renewal exceeds no limit either.
         """
 
     @abstractmethod

@@ -28,7 +28,7 @@ from outlast.engine.manager import StartRequest
 from outlast.engine.methods import Method
 from outlast.engine.outcome import AttemptFailedError
 from outlast.engine.settings import EngineSettings
-from outlast.stores.sqlite import SqliteStore, commands, redriving, writer
+from outlast.stores.sqlite import SqliteStore, commands, redriving, taking, writer
 from outlast.stores.sqlite.transaction import Command, Transaction
 
 DIED = 86
@@ -42,7 +42,7 @@ SETTINGS = EngineSettings(
 )
 _KINDS = {
     commands.Insert: "insert",
-    commands.TakeReady: "claim",
+    taking.TakeReady: "claim",
     commands.Renew: "renew",
     commands.RecordStep: "step",
     commands.Expire: "expire",

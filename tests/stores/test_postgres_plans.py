@@ -50,6 +50,13 @@ HOT_QUERIES: dict[str, tuple[str, Any, set[str]]] = {
         TAKE,
         {"operations_ready", "operations_interrupted", "requests_pkey"},
     ),
+    "claim of limited": (
+        statements.CLAIM_LIMITED,
+        TAKE | {"room": [2, 0]},
+        {"operations_ready", "operations_interrupted", "operations_running", "requests_pkey"},
+    ),
+    "running": (statements.COUNT_RUNNING, TAKE, {"operations_running", "operations_ready"}),
+    "next lease": (statements.NEXT_LEASE, TAKE | {"suspects": True}, {"operations_running"}),
     "next ready": (statements.NEXT_READY, TAKE | {"suspects": True}, {"operations_ready"}),
     "renew": (
         statements.RENEW,
@@ -121,6 +128,24 @@ def test_every_index_is_used_by_a_hot_query_or_keeps_something_unique(full):
         " WHERE i.indrelid = 'outlast.operations'::regclass AND NOT i.indisunique"
     )
     assert {name for (name,) in found} <= used
+
+
+@pytest.mark.parametrize("method", ["m0", "m1"])
+def test_what_runs_is_counted_without_meeting_what_waits(full, method):
+    """Of m0 a thousand wait, of m1 none."""
+    explain = b"EXPLAIN (ANALYZE, FORMAT JSON) "
+    parameters = TAKE | {"methods": [method], "free": [4], "room": [0]}
+    for sql, suspects in (
+        (statements.COUNT_RUNNING, 1),
+        (statements.CLAIM_LIMITED, 1),
+        (statements.NEXT_LEASE, True),
+    ):
+        with full.transaction(force_rollback=True):
+            cursor = full.execute(explain + sql.encode(), parameters | {"suspects": suspects})
+            ((plan,),) = cursor.fetchall()
+        for node in _nodes(plan[0]["Plan"]):
+            met = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+            assert met * node["Actual Loops"] <= 50, json.dumps(node)
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

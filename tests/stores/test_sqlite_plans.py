@@ -41,6 +41,9 @@ DEAD = "SCAN o USING INDEX operations_dead"
 DEAD_AFTER = "SEARCH o USING INDEX operations_dead (create_time<?)"
 READY = "SEARCH operations USING INDEX operations_ready (method=? AND ready_time<?)"
 INTERRUPTED = "SEARCH operations USING INDEX operations_interrupted (method=? AND ready_time<?)"
+RUNNING = "SEARCH operations USING COVERING INDEX operations_running (method=?)"
+LOST = "SEARCH operations USING INDEX operations_running (method=? AND ready_time<?)"
+NEXT_LEASE = "SEARCH operations USING INDEX operations_running (method=?)"
 NEXT = "SEARCH operations USING INDEX operations_ready (method=? AND ready_time>?)"
 STOPPING = "SEARCH operations USING INDEX operations_stopping (ready_time<?)"
 OVERDUE = "SEARCH operations USING INDEX operations_overdue (deadline<?)"
@@ -69,6 +72,11 @@ HOT_QUERIES = {
     "ready, suspects": (statements.select_ready(1, suspects=True), INTERRUPTED),
     "next ready, one method": (statements.next_ready(1, suspects=False), NEXT),
     "next ready, five methods": (statements.next_ready(5, suspects=True), NEXT_OF_ALL),
+    "running": (statements.COUNT_RUNNING, RUNNING),
+    "ready of limited, waiting": (statements.SELECT_READY_OF_LIMITED, READY),
+    "ready of limited, suspects": (statements.SELECT_READY_OF_LIMITED, INTERRUPTED),
+    "ready of limited, lost": (statements.SELECT_READY_OF_LIMITED, LOST),
+    "next lease": (statements.NEXT_LEASE, NEXT_LEASE),
     "claimed": (
         statements.select_claimed(8),
         "SEARCH o USING INTEGER PRIMARY KEY (rowid=?)",

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import math
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from outlast.domain.errors import StoreUnavailableError
 from outlast.domain.operation import Claim, State
@@ -12,11 +13,14 @@ from outlast.engine.leases import LeaseKeeper
 from outlast.engine.methods import Method
 from outlast.engine.running import Workload
 from outlast.engine.settings import EngineSettings
-from outlast.ports import Changes, Claims, Clock, OperationStore
+from outlast.ports import Change, Changes, Claims, Clock, OperationStore
 
 _log = logging.getLogger(__name__)
 
 _RETRY_PAUSE_SECONDS = 0.25
+_CONTENTION_SECONDS = 0.005
+"""After how long a claim is made again that met another worker's; doubled each time."""
+_MAX_CONTENTIONS = 10
 
 
 class Claimer:
@@ -53,9 +57,19 @@ class Claimer:
         """Whether a slot that becomes free may have something to run."""
         self._hint_missed = False
         """Whether a hint came for what a claim under way may be about to give."""
+        self._limits: dict[str, int] = {}
+        self._held_back: frozenset[str] = frozenset()
+        """Methods of which as many run on all workers as may, as the latest claim was told."""
+        self._left: set[str] = set()
+        """Those of which one has ended while a claim was under way."""
+        self._contentions = 0
+        """How many claims in a row met one of another worker."""
 
     async def run(self, launch: Callable[[Claim, float], None]) -> None:
         """Claim until told to stop; hand on each claim with when it was asked for."""
+        for name, method in self._methods.items():
+            if method.max_running is not None:
+                self._limits[name] = method.max_running
         while not self.stopping:
             self._wake.clear()
             await self._leases.renew_after_jump()
@@ -76,10 +90,15 @@ class Claimer:
             self._hint_missed = True
             return
         for change in changes:
-            if change.state is State.PENDING:
+            if change.method in self._held_back:
+                if _had_begun(change):
+                    self._wake.set()
+            elif change.state is State.PENDING:
                 if change.method in self._methods:
                     self._wake.set()
-            elif change.cancel_requested and self._workload.named(change.name) is None:
+            elif change.state.done and change.method in self._limits:
+                self._left.add(change.method)
+            if change.cancel_requested and self._workload.named(change.name) is None:
                 self._hint_missed = True
 
     def on_slot_freed(self, *, after_trial: bool) -> None:
@@ -98,6 +117,8 @@ class Claimer:
         suspects = 0 if self._workload.on_trial else 1
         asked_at = self._clock.monotonic()
         self._hint_missed = False
+        self._held_back = frozenset()
+        self._left.clear()
         try:
             claims = await self._store.claim(
                 self._worker,
@@ -106,6 +127,7 @@ class Claimer:
                 self._settings.lease,
                 suspects=suspects,
                 distrust=self._leases.distrust,
+                max_running=self._limits,
             )
         except StoreUnavailableError as error:
             _log.warning("no work can be claimed, trying again: %s", error)
@@ -117,7 +139,10 @@ class Claimer:
             launch(claim, asked_at)
         if claims.claims and self._hint_missed:
             self._leases.renew_now()
-        return self._pause_after(claims, slots, poll)
+        self._held_back = claims.held_back
+        if self._left & self._held_back:
+            self._wake.set()
+        return min(self._pause_after(claims, slots, poll), self._pause_for(claims.contended))
 
     def _pause_after(self, claims: Claims, slots: Mapping[str, int], poll: float) -> float:
         taken = Counter(claim.operation.method for claim in claims.claims)
@@ -130,3 +155,18 @@ class Claimer:
         if claims.claims and not self._workload.full:
             self._wake.set()
         return min(_RETRY_PAUSE_SECONDS, poll)
+
+    def _pause_for(self, contended: Collection[str]) -> float:
+        """Return when to try again for what another worker's claim was in the way of."""
+        if not contended:
+            self._contentions = 0
+            return math.inf
+        longest = min(math.ldexp(_CONTENTION_SECONDS, self._contentions), _RETRY_PAUSE_SECONDS)
+        self._contentions = min(self._contentions + 1, _MAX_CONTENTIONS)
+        return longest * self._chance.uniform(0.5, 1)
+
+
+def _had_begun(change: Change) -> bool:
+    """Whether an operation may have run and does no longer."""
+    began = change.record is None or change.record.lease_epoch > 0
+    return began and change.state is not State.RUNNING

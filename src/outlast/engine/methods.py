@@ -25,6 +25,8 @@ class Method:
     retention: timedelta = timedelta(days=30)
     concurrency: int | None = None
     """How many of its operations this process runs at the same time; None for no own limit."""
+    max_running: int | None = None
+    """How many all processes on the store together run at the same time; None for any number."""
     max_pending: int | None = None
     """How many of its operations may wait for a worker; None for no own limit."""
 
@@ -35,6 +37,7 @@ class Method:
             self.timeout,
             self.retention,
             concurrency=self.concurrency,
+            max_running=self.max_running,
             max_pending=self.max_pending,
         )
 

@@ -142,6 +142,7 @@ class Binding:
             timeout=options.timeout,
             retention=options.retention,
             concurrency=options.concurrency,
+            max_running=options.max_running,
             max_pending=options.max_pending,
         )
 

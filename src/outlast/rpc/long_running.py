@@ -37,6 +37,7 @@ class Options:
     timeout: timedelta | None
     retention: timedelta
     concurrency: int | None
+    max_running: int | None
     max_pending: int | None
     validate: Callable[..., Awaitable[None] | None] | None
     exclusive: Callable[[Any], str] | None
@@ -49,6 +50,7 @@ def long_running(
     timeout: timedelta | None = None,  # of the operation, not of this call
     retention: timedelta = timedelta(days=30),
     concurrency: int | None = None,
+    max_running: int | None = None,
     max_pending: int | None = None,
     validate: Callable[..., Awaitable[None] | None] | None = None,
     exclusive: Callable[[Any], str] | None = None,  # Any: a lambda's request has no type
@@ -69,6 +71,8 @@ def long_running(
             between them included; then it ends with DEADLINE_EXCEEDED.
         retention: How long the finished operation is kept.
         concurrency: How many of them one process runs at the same time.
+        max_running: How many of them all processes on the store together run at the same
+            time, as far as leases tell. Give all processes the same.
         max_pending: How many of them may wait for a worker; over it, starts are refused
             with RESOURCE_EXHAUSTED.
         validate: Checks a request before anything is stored: a function of the request,
@@ -103,6 +107,7 @@ def long_running(
             timeout=timeout,
             retention=retention,
             concurrency=concurrency,
+            max_running=max_running,
             max_pending=max_pending,
             validate=validate,
             exclusive=exclusive,
@@ -131,6 +136,7 @@ def _check(options: Options) -> None:
         options.timeout,
         options.retention,
         concurrency=options.concurrency,
+        max_running=options.max_running,
         max_pending=options.max_pending,
     )
     for name in ("validate", "exclusive", "target"):

@@ -208,11 +208,18 @@ class FaultyStore(OperationStore):
         *,
         suspects: int = 1,
         distrust: timedelta = timedelta(),
+        max_running: Mapping[str, int] | None = None,
     ) -> Claims:
         return await self._call(
             "claim",
             lambda: self._store.claim(
-                worker, slots, limit, lease, suspects=suspects, distrust=distrust
+                worker,
+                slots,
+                limit,
+                lease,
+                suspects=suspects,
+                distrust=distrust,
+                max_running=max_running,
             ),
         )
 

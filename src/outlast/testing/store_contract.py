@@ -36,6 +36,7 @@ from outlast.testing.contract.inserts import (
     RequestIdContract,
 )
 from outlast.testing.contract.leases import ProgressContract, RenewContract, StepContract
+from outlast.testing.contract.limits import MaxRunningContract
 from outlast.testing.contract.reads import ListContract, ReadContract
 from outlast.testing.contract.reaping import ReapContract
 from outlast.testing.contract.redrives import RedriveContract
@@ -54,6 +55,7 @@ class StoreContract(
     NextReadyTimeContract,
     ClaimEndsContract,
     SuspectContract,
+    MaxRunningContract,
     RenewContract,
     ProgressContract,
     StepContract,

@@ -3,7 +3,7 @@
 import heapq
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
@@ -54,6 +54,8 @@ class _Queue:
     dead_letters: set[str] = field(default_factory=set)
     pending: int = 0
     """How many are PENDING."""
+    running: int = 0
+    """How many are RUNNING."""
 
 
 class Records:
@@ -101,17 +103,32 @@ class Records:
             yield self._by_name[places[index][1]]
 
     def longest_ready(
-        self, methods: Iterable[str], now: datetime, *, suspects: bool, lost_by: datetime
+        self,
+        methods: Iterable[str],
+        now: datetime,
+        *,
+        suspects: bool,
+        lost_by: datetime,
+        full: Collection[str] = (),
     ) -> Operation | None:
-        """Return what has been ready the longest and may be given, None if nothing is."""
-        first = self._first(methods, now, suspects, lost_by)
+        """Return what has been ready the longest and may be given, None if nothing is.
+
+        Of methods that are `full` it may be what has lost its lease.
+        """
+        first = self._first(methods, now, suspects, lost_by, full)
         return None if first is None or first[0] > now else self._by_name[first[1]]
 
     def next_ready_time(
-        self, methods: Iterable[str], now: datetime, *, suspects: bool, lost_by: datetime
+        self,
+        methods: Iterable[str],
+        now: datetime,
+        *,
+        suspects: bool,
+        lost_by: datetime,
+        full: Collection[str] = (),
     ) -> datetime | None:
         """Return when the first operation of some methods becomes ready, or became."""
-        first = self._first(methods, now, suspects, lost_by)
+        first = self._first(methods, now, suspects, lost_by, full)
         return None if first is None else first[0]
 
     def ready_to_end(self, now: datetime, *, lost_by: datetime) -> list[Operation]:
@@ -142,6 +159,10 @@ class Records:
             return self._queues[method].pending
         return sum(queue.pending for queue in self._queues.values())
 
+    def running(self, method: str) -> int:
+        """Return how many operations of a method are RUNNING, whatever their leases."""
+        return self._queues[method].running
+
     def unfinished(self, method: str) -> list[Operation]:
         """Return what is not done, hidden or not."""
         return [self._by_name[name] for name in self._queues[method].unfinished]
@@ -164,7 +185,8 @@ class Records:
             self._list(operation, None)
         queue = self._queues[operation.method]
         _schedule(operation, before, queue)
-        queue.pending += _pending(operation) - _pending(before)
+        queue.pending += _is(State.PENDING, operation) - _is(State.PENDING, before)
+        queue.running += _is(State.RUNNING, operation) - _is(State.RUNNING, before)
         if operation.done:
             self._release(operation)
             if operation.expire_time is not None:
@@ -187,7 +209,8 @@ class Records:
         self._forget_redrive(operation)
         queue = self._queues[operation.method]
         queue.dead_letters.discard(name)
-        queue.pending -= _pending(operation)
+        queue.pending -= _is(State.PENDING, operation)
+        queue.running -= _is(State.RUNNING, operation)
 
     def _show(self, operation: Operation) -> None:
         if operation.request_id:
@@ -227,13 +250,21 @@ class Records:
                 del self._redrives[operation.retried_from]
 
     def _first(
-        self, methods: Iterable[str], now: datetime, suspects: bool, lost_by: datetime
+        self,
+        methods: Iterable[str],
+        now: datetime,
+        suspects: bool,
+        lost_by: datetime,
+        full: Collection[str],
     ) -> _Moment | None:
         """Return what is ready first, leaving out leases that ran out after `lost_by`."""
         firsts: list[_Moment | None] = []
-        for queue in [self._queues[it] for it in methods if it in self._queues]:
+        for method in methods:
+            if method not in self._queues:
+                continue
+            queue = self._queues[method]
             for kind in _KINDS:
-                if suspects or not kind.suspect:
+                if (suspects or not kind.suspect) and (kind.leased or method not in full):
                     first = self._first_of(queue.moments[kind], kind)
                     if first is not None and kind.leased and lost_by < first[0] <= now:
                         first = self._first_later(queue.moments[kind], kind, now)
@@ -278,5 +309,5 @@ def _place(operation: Operation) -> tuple[datetime, _Descending]:
     return operation.create_time, _Descending(operation.name)
 
 
-def _pending(operation: Operation | None) -> bool:
-    return operation is not None and operation.state is State.PENDING
+def _is(state: State, operation: Operation | None) -> bool:
+    return operation is not None and operation.state is state

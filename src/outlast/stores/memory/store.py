@@ -164,16 +164,18 @@ class MemoryStore(OperationStore):
         *,
         suspects: int = 1,
         distrust: timedelta = timedelta(),
+        max_running: Mapping[str, int] | None = None,
     ) -> Claims:
         with self._lock:
             now = self._clock.now()
             lost_by = now - distrust
             free = {method: count for method, count in slots.items() if count > 0}
+            limits = {it: limit for it, limit in (max_running or {}).items() if it in slots}
             claims: list[Claim] = []
             changes: list[Change] = []
             while len(claims) < limit:
                 operation = self._records.longest_ready(
-                    free, now, suspects=suspects > 0, lost_by=lost_by
+                    free, now, suspects=suspects > 0, lost_by=lost_by, full=self._full(limits)
                 )
                 if operation is None:
                     break
@@ -187,10 +189,15 @@ class MemoryStore(OperationStore):
                     if free[after.method] == 0:
                         del free[after.method]
             self._changes.publish(changes)
+            full = self._full(limits)
             next_ready_time = self._records.next_ready_time(
-                slots, now, suspects=suspects > 0, lost_by=lost_by
+                slots, now, suspects=suspects > 0, lost_by=lost_by, full=full
             )
-            return Claims(claims, next_ready_time)
+            return Claims(claims, next_ready_time, held_back=full)
+
+    def _full(self, limits: Mapping[str, int]) -> frozenset[str]:
+        """Return the methods of which as many operations run as may."""
+        return frozenset(it for it, limit in limits.items() if self._records.running(it) >= limit)
 
     async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:
         return self.renew_from_thread(leases, duration)

@@ -114,6 +114,23 @@ SELECT count(*) FROM (
     SELECT 1 FROM outlast.operations WHERE state = 'PENDING' AND method = %s LIMIT %s
 ) AS pending
 """
+COUNT_RUNNING = """
+SELECT slot.method, running.count, running.lost, (
+    SELECT true FROM outlast.operations o
+    WHERE o.method = slot.method AND o.ready_time <= %(now)s AND o.state = 'PENDING'
+    ORDER BY o.ready_time LIMIT 1
+) IS NOT NULL
+FROM unnest(%(methods)b::text[]) AS slot(method) CROSS JOIN LATERAL (
+    SELECT count(*) AS count, count(*) FILTER (WHERE o.ready_time <= %(lost_by)s) > 0 AS lost
+    FROM outlast.operations o WHERE o.method = slot.method AND o.state = 'RUNNING'
+) AS running
+"""
+"""Of each method, how many run, whether a lease of those is lost, and whether others are due."""
+LOCK_METHODS = """
+SELECT method FROM unnest(%(methods)b::text[]) AS method
+WHERE pg_try_advisory_xact_lock(%(namespace)s, hashtext(method))
+"""
+"""What is counted after it has seen what the last one who had the lock has committed."""
 BY_REQUEST = f"""
 SELECT o.id, {SELECT_COLUMNS} FROM outlast.operations o
 WHERE o.request_id = %s AND o.request_id <> '' AND o.method = %s AND o.parent = %s
@@ -148,20 +165,31 @@ RETURNING o.name, o.lease_epoch, o.cancel_requested_time IS NOT NULL
 """
 _READY = f"""
 SELECT {{suspect}} AS suspect, o.id, {SELECT_COLUMNS} FROM outlast.operations o
-WHERE o.method = slot.method AND o.ready_time <= %(now)s AND {_LOST} AND {{test}}
+WHERE o.method = slot.method AND {{ready}} AND {{test}}
 ORDER BY o.ready_time, o.id LIMIT {{limit}} FOR UPDATE SKIP LOCKED
 """
-_OTHERS = _READY.format(suspect="false", test=f"NOT {_SUSPECT}", limit="slot.free")
-_SUSPECTS = _READY.format(
-    suspect="true", test=f"o.interruptions > 0 AND {_SUSPECT}", limit="%(suspects)s"
-)
+_EITHER_READY = f"o.ready_time <= %(now)s AND {_LOST}"
+_WAITING_READY = "o.ready_time <= %(now)s AND o.state = 'PENDING'"
+_LEASE_LOST = "o.ready_time <= %(lost_by)s AND o.state = 'RUNNING'"
+
+
+def _others(ready: str, limit: str) -> str:
+    return _READY.format(suspect="false", ready=ready, test=f"NOT {_SUSPECT}", limit=limit)
+
+
+def _suspects(ready: str, limit: str) -> str:
+    test = f"o.interruptions > 0 AND {_SUSPECT}"
+    return _READY.format(suspect="true", ready=ready, test=test, limit=limit)
+
+
 CLAIM = f"""
 WITH slot AS (
     SELECT * FROM unnest(%(methods)b::text[], %(free)b::bigint[]) AS slot(method, free)
 ), ready AS (
-    SELECT taken.* FROM slot CROSS JOIN LATERAL ({_OTHERS}) AS taken
+    SELECT taken.* FROM slot CROSS JOIN LATERAL ({_others(_EITHER_READY, "slot.free")}) AS taken
 ), tried AS (
-    SELECT taken.* FROM slot CROSS JOIN LATERAL ({_SUSPECTS}) AS taken
+    SELECT taken.*
+    FROM slot CROSS JOIN LATERAL ({_suspects(_EITHER_READY, "%(suspects)s")}) AS taken
 )
 SELECT r.type_url, r.value, o.*
 FROM (SELECT * FROM ready UNION ALL SELECT * FROM tried) AS o
@@ -169,6 +197,33 @@ JOIN outlast.requests r ON r.operation = o.id
 ORDER BY o.ready_time, o.id
 """
 """Locks, so that nobody else is given it, what is ready of each method, up to its free slots."""
+CLAIM_LIMITED = f"""
+WITH slot AS (
+    SELECT * FROM unnest(%(methods)b::text[], %(free)b::bigint[], %(room)b::bigint[])
+        AS slot(method, free, room)
+), waiting AS (
+    SELECT taken.* FROM slot CROSS JOIN LATERAL (
+        {_others(_WAITING_READY, "least(slot.free, slot.room)")}) AS taken
+), tried AS (
+    SELECT taken.* FROM slot CROSS JOIN LATERAL (
+        {_suspects(_WAITING_READY, "least(%(suspects)s, slot.room)")}) AS taken
+), lost AS (
+    SELECT taken.* FROM slot CROSS JOIN LATERAL (
+        {_others(_LEASE_LOST, "slot.free")}) AS taken
+), lost_again AS (
+    SELECT taken.* FROM slot CROSS JOIN LATERAL (
+        {_suspects(_LEASE_LOST, "%(suspects)s")}) AS taken
+)
+SELECT r.type_url, r.value, o.*
+FROM (
+    SELECT * FROM waiting UNION ALL SELECT * FROM tried
+    UNION ALL SELECT * FROM lost UNION ALL SELECT * FROM lost_again
+) AS o
+CROSS JOIN LATERAL (
+    SELECT type_url, value FROM outlast.requests WHERE operation = o.id LIMIT 1
+) AS r
+"""
+"""What `CLAIM` does, of methods of which only so many more may run as there is `room`."""
 NEXT_READY = f"""
 SELECT min(first.ready_time) FROM unnest(%(methods)b::text[]) AS slot(method)
 CROSS JOIN LATERAL (
@@ -178,6 +233,17 @@ CROSS JOIN LATERAL (
     ORDER BY o.ready_time LIMIT 1
 ) AS first
 """
+NEXT_LEASE = f"""
+SELECT min(first.ready_time) FROM unnest(%(methods)b::text[]) AS slot(method)
+CROSS JOIN LATERAL (
+    SELECT o.ready_time FROM outlast.operations o
+    WHERE o.method = slot.method AND o.state = 'RUNNING'
+        AND (%(suspects)s OR NOT {_SUSPECT})
+        AND (o.ready_time <= %(lost_by)s OR o.ready_time > %(now)s)
+    ORDER BY o.ready_time LIMIT 1
+) AS first
+"""
+"""What `NEXT_READY` says of what runs."""
 REAPABLE = f"""
 SELECT o.id, {SELECT_COLUMNS} FROM outlast.operations o
 WHERE ((o.cancel_requested_time IS NOT NULL AND o.ready_time <= %(now)s)

@@ -172,9 +172,11 @@ class PostgresStore(OperationStore):
         *,
         suspects: int = 1,
         distrust: timedelta = timedelta(),
+        max_running: Mapping[str, int] | None = None,
     ) -> Claims:
+        lost_by = LostBy(self.clock, distrust)
         return await self._writer.run(
-            TakeReady(worker, slots, limit, lease, suspects, LostBy(self.clock, distrust))
+            TakeReady(worker, slots, limit, lease, suspects, lost_by, max_running or {})
         )
 
     async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:

@@ -4,21 +4,26 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any, ClassVar
 
 from outlast.domain import transitions
-from outlast.domain.operation import Claim, Lease, Operation
+from outlast.domain.operation import Claim, Lease, Operation, State
 from outlast.domain.status import Payload
 from outlast.domain.trial import SUSPECT_FROM
 from outlast.ports import Claims, Renewal
 from outlast.stores.changeset import Stored
 from outlast.stores.lost_leases import LostBy
 from outlast.stores.postgres import statements
+from outlast.stores.postgres.limits import Places
 from outlast.stores.postgres.texts import operation_of
 from outlast.stores.postgres.transaction import Command, Transaction
-from outlast.stores.rows import Row, changing_values, from_micros, to_micros
+from outlast.stores.rows import COLUMNS, Row, changing_values, from_micros, to_micros
 
 _PUT_OFF = timedelta(hours=1)
+_SUSPECT, _ID = 2, 3
+_METHOD, _STATE, _READY_TIME = (4 + COLUMNS.index(it) for it in ("method", "state", "ready_time"))
+"""Where the rows of what is ready have what."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,43 +74,90 @@ class TakeReady(Command[Claims]):
     lease: timedelta
     suspects: int
     lost_by: LostBy
+    max_running: Mapping[str, int]
 
     async def run(self, transaction: Transaction) -> Claims:
         await transaction.flush()
         free = {it: min(count, self.limit) for it, count in self.slots.items() if count > 0}
         if not free or self.limit <= 0:
             return Claims([], None)
-        parameters: dict[str, Any] = {
+        times = {
             "now": to_micros(transaction.now),
             "lost_by": to_micros(self.lost_by.at(transaction.now)),
-            "methods": list(free),
-            "free": list(free.values()),
-            "suspects": max(self.suspects, 0),
         }
-        rows = await (await transaction.execute(statements.CLAIM, parameters)).fetchall()
+        limits = {it: limit for it, limit in self.max_running.items() if it in self.slots}
+        places = Places(transaction, limits, times)
+        await places.reserve(free)
+        chosen = self._chosen(await self._ready(transaction, free, places, times), free, places)
         claims = [
-            claim
-            for row in self._chosen(rows, free)
-            if (claim := await self._claim(transaction, row)) is not None
+            claim for row in chosen if (claim := await self._claim(transaction, row)) is not None
         ]
         await transaction.flush()
+        if any(row[_METHOD] in places for row in chosen):
+            await places.count()
         given = sum(claim.operation.interruptions >= SUSPECT_FROM for claim in claims)
-        parameters |= {"methods": list(self.slots), "suspects": given < self.suspects}
-        cursor = await transaction.execute(statements.NEXT_READY, parameters)
-        ((moment,),) = await cursor.fetchall()
-        return Claims(claims, from_micros(moment))
+        parameters = {**times, "suspects": given < self.suspects}
+        moment = await self._next_ready(transaction, places, parameters)
+        return Claims(claims, from_micros(moment), places.full, places.contended)
 
-    def _chosen(self, rows: Sequence[Row], free: Mapping[str, int]) -> Sequence[Row]:
+    async def _ready(
+        self,
+        transaction: Transaction,
+        free: Mapping[str, int],
+        places: Places,
+        times: Mapping[str, Any],
+    ) -> Sequence[Row]:
+        """Return, locked, what is ready, the longest ready first."""
+        unlimited = [it for it in free if it not in places]
+        limited = [it for it in free if it in places and (places.room(it) or it in places.lost)]
+        rows: list[Row] = []
+        for sql, methods in ((statements.CLAIM, unlimited), (statements.CLAIM_LIMITED, limited)):
+            if methods:
+                parameters = {
+                    **times,
+                    "methods": methods,
+                    "free": [free[method] for method in methods],
+                    "room": [places.room(it) for it in methods if it in places],
+                    "suspects": max(self.suspects, 0),
+                }
+                rows += await (await transaction.execute(sql, parameters)).fetchall()
+        if limited:
+            rows.sort(key=itemgetter(_READY_TIME, _ID))
+        return rows
+
+    def _chosen(
+        self, rows: Sequence[Row], free: Mapping[str, int], places: Places
+    ) -> Sequence[Row]:
         """Return as many rows as may be given, of what is ready, the longest ready first."""
         left, suspects = dict(free), self.suspects
+        room = {method: places.room(method) for method in free if method in places}
         chosen: list[Row] = []
         for row in rows:
-            suspect, method = row[2], row[6]
-            if len(chosen) < self.limit and left[method] > 0 and suspects >= suspect:
+            suspect, method = row[_SUSPECT], row[_METHOD]
+            takes_place = method in room and row[_STATE] == State.PENDING
+            full = left[method] == 0 or (takes_place and room[method] == 0)
+            if len(chosen) < self.limit and not full and suspects >= suspect:
                 chosen.append(row)
                 left[method] -= 1
                 suspects -= suspect
+                if takes_place:
+                    room[method] -= 1
         return chosen
+
+    async def _next_ready(
+        self, transaction: Transaction, places: Places, parameters: Mapping[str, Any]
+    ) -> int | None:
+        """Return when something of the asked methods may be given, or might have been."""
+        closed = places.full | places.contended
+        moments: list[int | None] = []
+        for sql, methods in (
+            (statements.NEXT_READY, [it for it in self.slots if it not in closed]),
+            (statements.NEXT_LEASE, list(closed)),
+        ):
+            if methods:
+                cursor = await transaction.execute(sql, {**parameters, "methods": methods})
+                moments += [moment for (moment,) in await cursor.fetchall()]
+        return min((it for it in moments if it is not None), default=None)
 
     async def _claim(self, transaction: Transaction, row: Row) -> Claim | None:
         """Claim one operation; None if it has ended instead, or cannot be understood."""

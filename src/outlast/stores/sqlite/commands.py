@@ -1,9 +1,7 @@
 """The writes of the SQLite store."""
 
-import logging
-import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar, Self
@@ -16,27 +14,18 @@ from outlast.domain.errors import (
     QueueFullError,
     RequestIdReusedError,
 )
-from outlast.domain.operation import Claim, Lease, Operation
+from outlast.domain.operation import Lease, Operation
 from outlast.domain.status import Payload
-from outlast.domain.trial import SUSPECT_FROM
-from outlast.ports import Claims, Inserted, Renewal
+from outlast.ports import Inserted, Renewal
 from outlast.stores.changeset import Stored
-from outlast.stores.lost_leases import LostBy
 from outlast.stores.rows import (
-    Row,
     all_values,
-    changing_values,
-    from_micros,
     operation_from_row,
     to_micros,
 )
 from outlast.stores.sqlite import statements
 from outlast.stores.sqlite.connection import data_version
 from outlast.stores.sqlite.transaction import Command, Transaction
-
-_PUT_OFF = timedelta(hours=1)
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
@@ -210,131 +199,6 @@ class Renew(Command[Renewal]):
                     cancelled.add(lease)
         transaction.outdate(lease.name for lease in kept)
         return Renewal(frozenset(self.leases) - kept, frozenset(cancelled))
-
-
-@dataclass(eq=False, slots=True)
-class TakeReady(Command[Claims]):
-    """Give ready operations to a worker."""
-
-    order: ClassVar[int] = 3
-    worker: str
-    slots: Mapping[str, int]
-    limit: int
-    lease: timedelta
-    suspects: int
-    lost_by: LostBy
-
-    def run(self, transaction: Transaction) -> Claims:
-        transaction.flush()
-        free = {method: count for method, count in self.slots.items() if count > 0}
-        if not free or self.limit <= 0:
-            return Claims([], None)
-        claims = self._take(transaction, self._ready(transaction, free))
-        transaction.flush()
-        given = sum(claim.operation.interruptions >= SUSPECT_FROM for claim in claims)
-        sql = statements.next_ready(len(self.slots), suspects=given < self.suspects)
-        now, lost_by = to_micros(transaction.now), to_micros(self.lost_by.at(transaction.now))
-        parameters = [value for method in self.slots for value in (method, lost_by, now)]
-        (moment,) = transaction.connection.execute(sql, parameters).fetchone()
-        return Claims(claims, from_micros(moment))
-
-    def _ready(self, transaction: Transaction, free: Mapping[str, int]) -> Sequence[int]:
-        """Return the ids of what is ready, the longest ready first, as many as may be given."""
-        now, lost_by = to_micros(transaction.now), to_micros(self.lost_by.at(transaction.now))
-        parameters: list[object] = []
-        for method, count in free.items():
-            parameters += [method, now, lost_by, min(count, self.limit)]
-        if self.suspects > 0:
-            for method in free:
-                parameters += [method, now, lost_by, self.suspects]
-        limit = self.limit + self.suspects * len(free)
-        sql = statements.select_ready(len(free), suspects=self.suspects > 0)
-        rows = transaction.connection.execute(sql, [*parameters, limit]).fetchall()
-        left, suspects = dict(free), self.suspects
-        ids: list[int] = []
-        for row_id, _, method, suspect in rows:
-            if len(ids) < self.limit and left[method] > 0 and suspects >= suspect:
-                ids.append(row_id)
-                left[method] -= 1
-                suspects -= suspect
-        return ids
-
-    def _take(self, transaction: Transaction, ids: Sequence[int]) -> list[Claim]:
-        rows: dict[int, Row] = {}
-        for batch in statements.batches(ids):
-            sql = statements.select_claimed(len(batch))
-            for row in transaction.connection.execute(sql, batch).fetchall():
-                rows[row[0]] = row
-        if len(rows) < len(ids):
-            raise sqlite3.DatabaseError("an index names operations that are not there")
-        claims: list[Claim] = []
-        for row_id in ids:
-            claim = self._claim(transaction, rows[row_id])
-            if claim is not None:
-                claims.append(claim)
-        return claims
-
-    def _claim(self, transaction: Transaction, row: Row) -> Claim | None:
-        """Claim one operation; None if it has ended instead, or cannot be understood."""
-        row_id, type_url, value, *columns = row
-        after = _change(
-            transaction,
-            row_id,
-            columns,
-            lambda it: transitions.claim(it, self.worker, transaction.now, self.lease),
-        )
-        if after is None or after.done:
-            return None
-        return Claim(after, Payload(type_url, value))
-
-
-@dataclass(eq=False, slots=True)
-class Reap(Command[int]):
-    """End what is ready and must not run again."""
-
-    order: ClassVar[int] = 3
-    limit: int
-    lost_by: LostBy
-
-    def run(self, transaction: Transaction) -> int:
-        transaction.flush()
-        parameters = {
-            "now": to_micros(transaction.now),
-            "lost_by": to_micros(self.lost_by.at(transaction.now)),
-            "limit": self.limit,
-        }
-        rows = transaction.connection.execute(statements.REAPABLE, parameters).fetchall()
-        count = 0
-        for row_id, *columns in rows:
-            after = _change(
-                transaction, row_id, columns, lambda it: transitions.reap(it, transaction.now)
-            )
-            count += after is not None
-        return count
-
-
-def _change(
-    transaction: Transaction,
-    row_id: int,
-    columns: Sequence[object],
-    change: Callable[[Operation], Operation],
-) -> Operation | None:
-    """Change one operation of many; return its next state, None if it cannot be understood.
-
-    One that cannot must not keep the others from being run: it is put off.
-    """
-    try:
-        stored = Stored(row_id, operation_from_row(columns))
-        after = change(stored.operation)
-        changing_values(after)  # it can be written
-    except (ArithmeticError, LookupError, TypeError, ValueError):
-        _log.exception("operation %s cannot be run; it is put off", columns[0])
-        until = to_micros(transaction.now + _PUT_OFF)
-        transaction.connection.execute(statements.PUT_OFF, [until, row_id])
-        return None
-    transaction.add(stored)
-    transaction.replace(stored, after)
-    return after
 
 
 @dataclass(eq=False, slots=True)

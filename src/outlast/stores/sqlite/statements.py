@@ -36,6 +36,10 @@ SELECT count(*) FROM (
     WHERE method = ? AND ready_time IS NOT NULL AND state = 'PENDING' LIMIT ?
 )
 """
+COUNT_RUNNING = """
+SELECT count(*) FROM operations INDEXED BY operations_running
+WHERE method = ? AND state = 'RUNNING'
+"""
 BY_REQUEST = f"""
 SELECT o.id, {SELECT_COLUMNS} FROM operations o
 WHERE o.request_id = ? AND o.request_id <> '' AND o.method = ? AND o.parent = ? AND o.principal = ?
@@ -212,12 +216,12 @@ def renew_leases(rows: int) -> str:
 def select_ready(methods: int, *, suspects: bool) -> str:
     """Find what is ready: (method, now, lost_by, slots) of each method, then the limit.
 
-    With suspects, (method, now, lost_by, how many of them) of each method follow on the
+    The rows are (id, ready_time, method, whether it is a suspect, 0). With suspects, (method, now, lost_by, how many of them) of each method follow on the
     first. Leases that ran out after `lost_by` are not lost.
     """
     one = f"""
     SELECT * FROM (
-        SELECT id, ready_time, method, 0 AS suspect FROM operations
+        SELECT id, ready_time, method, 0 AS suspect, 0 AS waits FROM operations
         WHERE method = ? AND ready_time <= ? AND (state = 'PENDING' OR ready_time <= ?)
             AND NOT {_SUSPECT}
         ORDER BY ready_time LIMIT ?
@@ -225,7 +229,7 @@ def select_ready(methods: int, *, suspects: bool) -> str:
     """
     suspect = f"""
     SELECT * FROM (
-        SELECT id, ready_time, method, 1 FROM operations
+        SELECT id, ready_time, method, 1, 0 FROM operations
         WHERE method = ? AND ready_time <= ? AND (state = 'PENDING' OR ready_time <= ?)
             AND interruptions > 0 AND {_SUSPECT}
         ORDER BY ready_time LIMIT ?
@@ -233,6 +237,36 @@ def select_ready(methods: int, *, suspects: bool) -> str:
     """
     selects = [one] * methods + [suspect] * methods * suspects
     return " UNION ALL ".join(selects) + " ORDER BY 2, 1 LIMIT ?"
+
+
+def _limited(test: str, *, suspect: bool, waits: bool, limit: str) -> str:
+    index = "operations_running" if not waits else "operations_ready"
+    if waits and suspect:
+        index = "operations_interrupted"
+    return f"""
+    SELECT * FROM (
+        SELECT id, ready_time, method, {suspect:d}, {waits:d} FROM operations INDEXED BY {index}
+        WHERE method = :method AND {test} {"AND interruptions > 0" * suspect}
+            AND {"NOT" * (not suspect)} {_SUSPECT}
+        ORDER BY ready_time LIMIT {limit}
+    )
+    """
+
+
+_WAITS = "state = 'PENDING' AND ready_time <= :now"
+_LOST = "state = 'RUNNING' AND ready_time <= :lost_by"
+SELECT_READY_OF_LIMITED = " UNION ALL ".join(
+    (
+        _limited(_WAITS, suspect=False, waits=True, limit=":room"),
+        _limited(_WAITS, suspect=True, waits=True, limit="min(:room, :suspects)"),
+        _limited(_LOST, suspect=False, waits=False, limit=":slots"),
+        _limited(_LOST, suspect=True, waits=False, limit=":suspects"),
+    )
+)
+"""Finds what is ready of a method that has a limit; with `room` for so many that wait.
+
+The rows are those of `select_ready`, but say with 1 at their end what waits.
+"""
 
 
 @cache
@@ -250,6 +284,14 @@ def next_ready(methods: int, *, suspects: bool) -> str:
     )
     """
     return f"SELECT min(moment) FROM ({' UNION ALL '.join([one] * methods)})"
+
+
+NEXT_LEASE = f"""
+SELECT min(ready_time) FROM operations INDEXED BY operations_running
+WHERE method = :method AND state = 'RUNNING' AND (:suspects OR NOT {_SUSPECT})
+    AND (ready_time <= :lost_by OR ready_time > :now)
+"""
+"""When the first lease of a method runs out, or did: what `next_ready` says of what runs."""
 
 
 @cache

@@ -39,10 +39,8 @@ from outlast.stores.sqlite.commands import (
     Expire,
     Insert,
     ReadDataVersion,
-    Reap,
     RecordStep,
     Renew,
-    TakeReady,
     Update,
 )
 from outlast.stores.sqlite.connection import (
@@ -53,6 +51,7 @@ from outlast.stores.sqlite.connection import (
 )
 from outlast.stores.sqlite.recent import Recent
 from outlast.stores.sqlite.redriving import Redrive
+from outlast.stores.sqlite.taking import Reap, TakeReady
 from outlast.stores.sqlite.transaction import Backlog, Transaction
 from outlast.stores.sqlite.writer import Writer, Written
 
@@ -223,9 +222,11 @@ class SqliteStore(OperationStore):
         *,
         suspects: int = 1,
         distrust: timedelta = timedelta(),
+        max_running: Mapping[str, int] | None = None,
     ) -> Claims:
+        lost_by = LostBy(self._clock, distrust)
         return await self._writer.run(
-            TakeReady(worker, slots, limit, lease, suspects, LostBy(self._clock, distrust))
+            TakeReady(worker, slots, limit, lease, suspects, lost_by, max_running or {})
         )
 
     async def renew(self, leases: Collection[Lease], duration: timedelta) -> Renewal:

@@ -68,6 +68,10 @@ CREATE INDEX operations_interrupted ON outlast.operations (method, ready_time, i
     WHERE ready_time IS NOT NULL AND interruptions > 0;
 CREATE INDEX operations_pending ON outlast.operations (method) WHERE state = 'PENDING';
 
+-- What runs, to be counted for methods that have a limit, whatever waits.
+CREATE INDEX operations_running ON outlast.operations (method, ready_time, id)
+    WHERE state = 'RUNNING';
+
 -- What must not run again, once it is ready.
 CREATE INDEX operations_overdue ON outlast.operations (deadline)
     WHERE deadline IS NOT NULL AND ready_time IS NOT NULL;
