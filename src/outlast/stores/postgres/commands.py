@@ -116,13 +116,11 @@ async def _insert(transaction: Transaction, commands: Sequence[Insert]) -> None:
     # In one order, so that transactions that insert the same do not wait for each other.
     new = {it.operation.name: it for it in sorted(commands, key=_insertion_order)}
     rows = [row_of(command.operation) for command in new.values()]
-    kept = await (await transaction.execute_for(statements.INSERT_OPERATIONS, rows)).fetchall()
-    if kept:
-        requests = [(row_id, new[name].request) for row_id, name in kept]
-        await transaction.execute_for(
-            statements.INSERT_REQUESTS, [(row_id, it.type_url, it.value) for row_id, it in requests]
-        )
-    for row_id, name in kept:
+    requests = [(name, it.request.type_url, it.request.value) for name, it in new.items()]
+    async with transaction.connection.pipeline():  # one round trip
+        cursor = await transaction.execute_for(statements.INSERT_OPERATIONS, rows)
+        await transaction.execute_for(statements.INSERT_REQUESTS_BY_NAME, requests)
+    for row_id, name in await cursor.fetchall():
         transaction.inserted(Stored(row_id, new[name].operation))
 
 

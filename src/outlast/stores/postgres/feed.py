@@ -14,6 +14,7 @@ from outlast.ports import Change, Clock
 from outlast.stores.addresses import described
 from outlast.stores.feed import LocalFeed
 from outlast.stores.postgres.connection import connect
+from outlast.stores.postgres.hints import ANYTHING, packed, unpacked
 from outlast.stores.postgres.transaction import Connection
 
 CHANNEL = "outlast"
@@ -23,8 +24,6 @@ CHECK_SECONDS = 15.0
 
 _NOTIFY = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"
 """Hints need not be durable: no write has to wait for its turn at the disk because of one."""
-_MAX_HINTS_BYTES = 7_900
-"""A notification holds less than 8,000 bytes."""
 _MAX_WAITING = 10_000
 """How many changes wait to be told before it is only told that there are some."""
 
@@ -111,22 +110,8 @@ class PostgresFeed(LocalFeed):
         if self._vague:
             self._waiting.clear()
             self._vague = False
-            return self._payload("null")
-        size = 0
-        hints: list[str] = []
-        while self._waiting:
-            name, change = next(iter(self._waiting.items()))
-            hint = _hint(change)
-            size += len(hint) + 1
-            if hints and size > _MAX_HINTS_BYTES:
-                break
-            del self._waiting[name]
-            hints.append(hint)
-        fits = len(hints[0]) < _MAX_HINTS_BYTES
-        return self._payload(f"[{','.join(hints)}]" if fits else "null")
-
-    def _payload(self, hints: str) -> str:
-        return f"{self._prefix}{hints}]"
+            return f"{self._prefix}{ANYTHING}]"
+        return f"{self._prefix}{packed(self._waiting)}]"
 
     async def _listen_forever(self) -> None:
         while True:
@@ -156,7 +141,7 @@ class PostgresFeed(LocalFeed):
             return  # our own
         try:
             _, hints = json.loads(payload)
-            changes = None if hints is None else [_change(*hint) for hint in hints]
+            changes = unpacked(hints)
         except (TypeError, ValueError):
             changes = None  # whoever said that: there may be something
         self.publish(changes)
@@ -165,12 +150,3 @@ class PostgresFeed(LocalFeed):
 def _matters_elsewhere(change: Change) -> bool:
     """Whether other processes may have something to do: not when one of them has begun to run."""
     return change.state is not State.RUNNING or change.cancel_requested or change.deleted
-
-
-def _hint(change: Change) -> str:
-    flags = change.cancel_requested + 2 * change.deleted
-    return json.dumps([change.name, change.method, change.state.value, flags])
-
-
-def _change(name: str, method: str, state: str, flags: int) -> Change:
-    return Change(name, method, State(state), bool(flags & 1), bool(flags & 2))

@@ -66,6 +66,15 @@ SELECT * FROM unnest({{arrays}}) ON CONFLICT DO NOTHING RETURNING id, name
 INSERT_REQUESTS = _for_rows(
     "INSERT INTO outlast.requests SELECT * FROM unnest({arrays})", ["bigint", "text", "bytea"]
 )
+INSERT_REQUESTS_BY_NAME = _for_rows(
+    """
+INSERT INTO outlast.requests SELECT o.id, v.type_url, v.value
+FROM unnest({arrays}) AS v(name, type_url, value) JOIN outlast.operations o ON o.name = v.name
+ON CONFLICT DO NOTHING
+""",
+    ["text", "text", "bytea"],
+)
+"""Of operations that have just been inserted, or were kept out."""
 UPDATE_OPERATIONS = _for_rows(
     f"""
 UPDATE outlast.operations o
