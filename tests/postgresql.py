@@ -3,15 +3,16 @@
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Self
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import psycopg
 
@@ -19,6 +20,9 @@ USER = "postgres"
 _START_SECONDS = 30
 _QUICK = ("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=200")
 _PLACE = "/tmp"  # a path that is short, for the socket, and open to all
+_PORT = 5432
+"""A part of the socket's name."""
+_ASK_FOR_PASSWORDS = "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
 _NOBODY = "nobody"
 """Who runs the server if we are root: PostgreSQL refuses to."""
 
@@ -50,6 +54,7 @@ class PostgresServer:
 
     def __init__(self, programs: Path, *options: str) -> None:
         self._options = options or _QUICK
+        self._port = _PORT
         self._folder = Path(tempfile.mkdtemp(prefix="outlast-pg-", dir=_PLACE))
         self._data = self._folder / "data"
         self._log = (self._folder / "log").open("w", encoding="utf-8")
@@ -101,23 +106,27 @@ class PostgresServer:
         After a crash the sessions of the last server may keep the next one from starting
         for a moment: it is started again.
         """
-        command = [self._programs / "postgres", "-D", self._data, "-k", self._folder]
-        command += ["-c", "listen_addresses=", *self._options]
-        ready = [self._programs / "pg_isready", "-h", self._folder, "-q", "-t", "1"]
         end = time.monotonic() + _START_SECONDS
         while time.monotonic() < end:
             if self._process is None or self._process.poll() is not None:
+                command = [self._programs / "postgres", "-D", self._data, "-k", self._folder]
                 self._process = subprocess.Popen(  # type: ignore[call-overload]
-                    command,
+                    [*command, *self._listening(), *self._options],
                     stdin=subprocess.DEVNULL,
                     stdout=self._log,
                     stderr=self._log,
                     **self._as,
                 )
+            ready: list[str | Path] = [self._programs / "pg_isready", "-h", self._folder]
+            ready += ["-p", str(self._port), "-q", "-t", "1"]
             if subprocess.run(ready, check=False).returncode == 0:
                 return
             time.sleep(0.05)
         raise CannotStartError((self._folder / "log").read_text("utf-8"))
+
+    def _listening(self) -> Sequence[str]:
+        """Return the options that say where to listen."""
+        return "-c", "listen_addresses="
 
     def stop(self, mode: str = "fast") -> None:
         """Stop, and leave nothing behind."""
@@ -136,7 +145,8 @@ class PostgresServer:
 
     def url(self, database: str = USER) -> str:
         """Return the URL of a database."""
-        return f"postgresql://{USER}@/{database}?host={quote(str(self._folder), safe='')}"
+        url = f"postgresql://{USER}@/{database}?host={quote(str(self._folder), safe='')}"
+        return url if self._port == _PORT else f"{url}&port={self._port}"
 
     def new_database(self) -> str:
         """Make an empty database; return its URL."""
@@ -153,3 +163,33 @@ class PostgresServer:
         """Execute a statement that stands for itself."""
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(statement.encode())
+
+
+class TcpPostgresServer(PostgresServer):
+    """A server on a port of 127.0.0.1, too, where it asks for passwords.
+
+    Of its `files`, by their names, it has `server.crt` and `server.key` if it speaks TLS.
+    """
+
+    def __init__(self, programs: Path, files: Mapping[str, str]) -> None:
+        options = ["-c", "ssl=on"] if files else []
+        super().__init__(programs, *_QUICK, *options)
+        self._files = {"pg_hba.conf": _ASK_FOR_PASSWORDS, **files}
+
+    def _initialise(self) -> None:
+        super()._initialise()
+        for name, content in self._files.items():
+            path = self._data / name
+            path.write_text(content, encoding="utf-8")
+            path.chmod(0o600)
+            shutil.chown(path, self._data.owner(), self._data.group())
+
+    def _listening(self) -> Sequence[str]:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = free.getsockname()[1]
+        return "-c", "listen_addresses=127.0.0.1", "-p", str(self._port)
+
+    def tcp_url(self, credentials: str, host: str = "127.0.0.1", **parameters: str) -> str:
+        """Return the URL that asks for a host; whatever that is, it is 127.0.0.1."""
+        query = urlencode({"hostaddr": "127.0.0.1"} | parameters)
+        return f"postgresql://{credentials}@{host}:{self._port}/{USER}?{query}"

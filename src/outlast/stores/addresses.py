@@ -5,11 +5,14 @@ from urllib.parse import parse_qs, urlsplit
 
 def described(url: str) -> str:
     """Return where a URL leads, without a password and whatever else it may hold."""
+    unclear = f"{url.partition('://')[0]}://(not a URL)"
     try:
         parts = urlsplit(url)
         host, port, user = parts.hostname, parts.port, parts.username
     except ValueError:  # the port is no number: it may be a password
-        return f"{url.partition('://')[0]}://(not a URL)"
+        return unclear
+    if "@" in parts.path:  # what comes before it may be one, too
+        return unclear
     host = host or ",".join(parse_qs(parts.query).get("host", []))
     place = f"{user}@" if user else ""
     place += f"[{host}]" if ":" in host else host
