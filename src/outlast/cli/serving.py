@@ -16,6 +16,7 @@ from outlast.cli.failure import Failure
 from outlast.domain.errors import OutlastError
 from outlast.server.app import Server
 from outlast.server.config import ServerConfig
+from outlast.server.garbage import collect_garbage_seldom
 from outlast.stores.addresses import described
 
 _run: Callable[[Coroutine[Any, Any, None]], None]
@@ -35,6 +36,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 def serve_until_stopped(services: Sequence[object], config: ServerConfig) -> None:
     """Serve until a signal comes; raise Failure if the server cannot start or breaks down."""
+    collect_garbage_seldom()
     try:
         _run(_serve(services, config))
     except OutlastError as error:
