@@ -14,7 +14,7 @@ import pytest
 
 from outlast.domain.errors import OperationNotFoundError, StoreOpenError, StoreUnavailableError
 from outlast.stores.sqlite import SqliteStore
-from outlast.stores.sqlite.commands import ReadDataVersion
+from outlast.stores.sqlite.commands import CatchUp
 from outlast.stores.sqlite.store import OTHERS_POLL_SECONDS
 from outlast.stores.sqlite.transaction import Transaction
 from outlast.testing.clock import ManualClock
@@ -163,10 +163,10 @@ async def test_an_error_that_nobody_foresaw_does_not_end_the_hints_of_what_other
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    right, failed, told = ReadDataVersion.run, asyncio.Event(), asyncio.Event()
+    right, failed, told = CatchUp.run, asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def wrong(_command: ReadDataVersion, _transaction: Transaction) -> int:
+    def wrong(_command: CatchUp, _transaction: Transaction) -> None:
         loop.call_soon_threadsafe(failed.set)
         raise ValueError("a bug")
 
@@ -174,13 +174,17 @@ async def test_an_error_that_nobody_foresaw_does_not_end_the_hints_of_what_other
         SqliteStore.open(path, clock=clock) as store,
         SqliteStore.open(path, clock=clock) as other,
     ):
+        driver = Driver(other, clock)
         store.changes.subscribe(lambda _: told.set())
-        monkeypatch.setattr(ReadDataVersion, "run", wrong)
-        await clock.advance(OTHERS_POLL_SECONDS)
-        await failed.wait()
+        monkeypatch.setattr(CatchUp, "run", wrong)
+        await driver.insert()
+        while not failed.is_set():
+            await clock.advance(OTHERS_POLL_SECONDS)
+            await store.stats()
         await store.expire(1)  # answered after the failure of its own watcher
-        monkeypatch.setattr(ReadDataVersion, "run", right)
-        await Driver(other, clock).insert()
+        told.clear()
+        monkeypatch.setattr(CatchUp, "run", right)
+        await driver.insert()
         while not told.is_set():
             await clock.advance(OTHERS_POLL_SECONDS)
             await store.expire(1)

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from outlast.domain.errors import (
     QueueFullError,
     StoreUnavailableError,
 )
-from outlast.domain.operation import Claim, Progress, State
+from outlast.domain.operation import Operation, Progress, State
 from outlast.domain.status import Payload
 from outlast.domain.transitions import Retry, Succeeded
-from outlast.ports import Changes
+from outlast.ports import Change, Changes
 from outlast.stores.sqlite import SqliteStore
 from outlast.stores.sqlite.store import OTHERS_POLL_SECONDS
 from outlast.testing.clock import ManualClock
@@ -56,36 +57,47 @@ class Listener:
 # Hints.
 
 
-async def test_what_another_process_writes_is_hinted_within_the_poll(
+async def test_what_another_process_does_is_told_by_name(
     stores: tuple[SqliteStore, SqliteStore], clock: ManualClock
 ) -> None:
     one, other = stores
     listener, driver = Listener(one), Driver(other, clock)
-    claim: Claim | None = None
-    for number in range(4):
-        if claim is None:
-            claim = await driver.start()
-        elif number == 3:
-            await other.finish(claim.lease, Succeeded(RESPONSE))
-        else:
-            await other.record_progress(claim.lease, Progress(number), RESPONSE)
-        await clock.advance(OTHERS_POLL_SECONDS)
-        assert await listener.next() is None
-        assert len(listener.heard) == number + 1
+    waiting, hidden = await driver.insert(), await driver.insert()
+    assert await told(listener, clock) == {hint(waiting), hint(hidden)}
+    claim, hidden_claim = await driver.claim(limit=2)
+    asked = await other.request_cancel(claim.operation.name)
+    assert await told(listener, clock) == {hint(asked)}
+    await other.delete(hidden_claim.operation.name)
+    assert await told(listener, clock) == {replace(hint(hidden_claim.operation), deleted=True)}
+    done = await other.finish(claim.lease, Succeeded(RESPONSE))
+    assert await told(listener, clock) == {hint(done)}
 
 
-async def test_what_is_written_right_after_opening_is_hinted(
-    path: Path, clock: ManualClock
+async def test_what_goes_on_in_another_process_is_not_told(
+    stores: tuple[SqliteStore, SqliteStore], clock: ManualClock
 ) -> None:
+    """Each would renew its leases when it hears that the other one did."""
+    one, other = stores
+    claim = await Driver(other, clock).start()
+    listener = Listener(one)
+    await clock.advance(OTHERS_POLL_SECONDS)
+    await listener.next()
+    await other.renew([claim.lease], LEASE)
+    await other.record_progress(claim.lease, Progress(1), RESPONSE)
+    await clock.advance(OTHERS_POLL_SECONDS)
+    await one.stats()
+    assert len(listener.heard) == 1
+
+
+async def test_what_is_written_right_after_opening_is_told(path: Path, clock: ManualClock) -> None:
     async with SqliteStore.open(path, clock=clock) as one:
         listener = Listener(one)
         async with SqliteStore.open(path, clock=clock) as other:
-            await Driver(other, clock).insert()
-        await clock.advance(OTHERS_POLL_SECONDS)
-        assert await listener.next() is None
+            operation = await Driver(other, clock).insert()
+        assert await told(listener, clock) == {hint(operation)}
 
 
-async def test_own_writes_are_not_hinted_as_others(
+async def test_own_writes_are_not_told_as_others(
     stores: tuple[SqliteStore, SqliteStore], clock: ManualClock
 ) -> None:
     one, _ = stores
@@ -99,30 +111,39 @@ async def test_own_writes_are_not_hinted_as_others(
     assert None not in listener.heard
 
 
-async def test_a_hint_is_not_lost_when_the_look_for_it_fails(
+async def test_anything_may_have_changed_when_what_others_wrote_cannot_be_read(
     stores: tuple[SqliteStore, SqliteStore],
     clock: ManualClock,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     one, other = stores
+    listener, driver = Listener(one), Driver(other, clock)
+
+    async def fail(_: object) -> None:
+        raise StoreUnavailableError("nothing can be read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(one, "_read", fail)
+        await driver.insert()
+        await clock.advance(OTHERS_POLL_SECONDS)
+        assert await listener.next() is None
+    assert "nothing can be read" in caplog.text
+    operation = await driver.insert()
+    assert await told(listener, clock) == {hint(operation)}
+
+
+async def test_what_a_process_did_not_get_to_tell_is_told_for_it(
+    stores: tuple[SqliteStore, SqliteStore], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = stores
     listener = Listener(one)
-    run = one._writer.run
-
-    async def lose_answer(command: Any) -> Any:
-        await run(command)
-        raise StoreUnavailableError("the answer is lost")
-
-    monkeypatch.setattr(one._writer, "run", lose_answer)
-    await Driver(other, clock).insert()
-    await clock.advance(OTHERS_POLL_SECONDS)
-    await one.stats()
-    while "the answer is lost" not in caplog.text:  # noqa: ASYNC110  # a thread is on its way
-        await asyncio.sleep(0)
-    monkeypatch.undo()
-    assert listener.heard == []
-    await clock.advance(OTHERS_POLL_SECONDS)
-    assert await listener.next() is None
+    monkeypatch.setattr(other._file.generation.hints, "committed", lambda: None)
+    operation = await Driver(other, clock).insert()
+    while not listener.heard:
+        await clock.advance(OTHERS_POLL_SECONDS)
+        await one.stats()
+    assert listener.heard == [[hint(operation)]]
 
 
 async def test_a_listener_that_raises_does_not_end_the_watch(
@@ -136,9 +157,22 @@ async def test_a_listener_that_raises_does_not_end_the_watch(
     one.changes.subscribe(fail)
     listener, driver = Listener(one), Driver(other, clock)
     for _ in range(2):
-        await driver.insert()
-        await clock.advance(OTHERS_POLL_SECONDS)
-        assert await listener.next() is None
+        operation = await driver.insert()
+        assert await told(listener, clock) == {hint(operation)}
+
+
+def hint(operation: Operation) -> Change:
+    """Return what another process is told of an operation."""
+    return replace(Change.of(operation), record=None)
+
+
+async def told(listener: Listener, clock: ManualClock) -> set[Change]:
+    """Return what is heard at the next look."""
+    await clock.advance(OTHERS_POLL_SECONDS)
+    changes = await listener.next()
+    assert changes is not None
+    assert all(change.record is None for change in changes)
+    return set(changes)
 
 
 # What is read.

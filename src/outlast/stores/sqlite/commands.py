@@ -24,7 +24,6 @@ from outlast.stores.rows import (
     to_micros,
 )
 from outlast.stores.sqlite import statements
-from outlast.stores.sqlite.connection import data_version
 from outlast.stores.sqlite.transaction import Command, Transaction
 
 
@@ -215,10 +214,10 @@ class Expire(Command[int]):
 
 
 @dataclass(eq=False, slots=True)
-class ReadDataVersion(Command[int]):
-    """Return a number that changes when another process has written to the file."""
+class CatchUp(Command[None]):
+    """Take note of what other processes have written: the transaction does, as every one."""
 
     order: ClassVar[int] = 5
 
-    def run(self, transaction: Transaction) -> int:
-        return data_version(transaction.connection)
+    def run(self, transaction: Transaction) -> None:
+        """Write nothing."""

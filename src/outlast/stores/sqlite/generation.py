@@ -1,4 +1,4 @@
-"""Two numbers that all processes with a file share: a counter of commits, and a time.
+"""What all processes with a file share in memory: a counter of commits, a time, and hints.
 
 The counter tells in a memory read, where a query would let every other thread run
 first, whether records that were read before are still current.
@@ -14,8 +14,11 @@ from stat import S_ISREG
 from outlast.domain.errors import StoreOpenError
 from outlast.ports import FARTHEST_AHEAD
 from outlast.stores.rows import from_micros, to_micros
+from outlast.stores.sqlite.hints import WORDS as _WORDS_OF_HINTS
+from outlast.stores.sqlite.hints import Hints
 
-_BYTES = 16
+_NUMBERS = 2
+_BYTES = 8 * (_NUMBERS + _WORDS_OF_HINTS)
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NO_FILE = {errno.EISDIR, errno.ELOOP, errno.ENXIO}
 """What it says of a folder, a link and a socket."""
@@ -24,7 +27,7 @@ _LAST_SECOND = 253_402_300_799
 
 
 class Generation:
-    """Sixteen bytes of a file beside the store, mapped into the memory of every process.
+    """A small file beside the store, mapped into the memory of every process.
 
     A writer moves the number before it commits, under SQLite's write lock. So a reader
     that finds the number it knows, knows that nobody has committed since.
@@ -49,7 +52,10 @@ class Generation:
         finally:
             os.close(descriptor)
         # Aligned items of this width are read and written whole.
-        self._counter = memoryview(self._memory).cast("Q")
+        self._words = memoryview(self._memory).cast("Q")
+        self._counter = self._words[:_NUMBERS]
+        self.hints = Hints(self._words[_NUMBERS:])
+        """What the processes tell one another."""
 
     def read(self) -> int:
         """Return the number as it is now."""
@@ -80,7 +86,9 @@ class Generation:
 
     def close(self) -> None:
         """Let go of the memory."""
+        self.hints.close()
         self._counter.release()
+        self._words.release()
         self._memory.close()
 
 
@@ -90,7 +98,7 @@ def _fill(descriptor: int, path: Path) -> None:
     They are appended, so that who does it at the same moment overwrites nothing.
     """
     try:
-        if os.fstat(descriptor).st_size < _BYTES:
+        while os.fstat(descriptor).st_size < _BYTES:  # a disk that is almost full takes a part
             os.write(descriptor, bytes(_BYTES))
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error

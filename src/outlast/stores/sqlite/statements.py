@@ -192,6 +192,15 @@ def select_by_name(rows: int) -> str:
 
 
 @cache
+def select_hinted(rows: int) -> str:
+    """Read by their ids what there is to be told of operations."""
+    return f"""
+    SELECT name, method, state, cancel_requested_time IS NOT NULL, deleted FROM operations
+    WHERE id IN ({", ".join("?" * rows)})
+    """
+
+
+@cache
 def select_claimed(rows: int) -> str:
     """Read operations with their requests by their ids."""
     return f"""

@@ -13,11 +13,13 @@ from typing import Self, TypeVar
 from outlast.domain import transitions
 from outlast.domain.errors import OperationNotFoundError, StoreUnavailableError
 from outlast.domain.listing import ListQuery
-from outlast.domain.operation import Attempt, Lease, Operation, Progress
+from outlast.domain.operation import Attempt, Lease, Operation, Progress, State
 from outlast.domain.status import Payload
 from outlast.domain.transitions import Outcome
 from outlast.ports import (
+    Change,
     ChangeFeed,
+    Changes,
     Claims,
     Clock,
     Inserted,
@@ -36,9 +38,9 @@ from outlast.stores.rows import (
 from outlast.stores.sqlite import statements
 from outlast.stores.sqlite.cache import RecordCache
 from outlast.stores.sqlite.commands import (
+    CatchUp,
     Expire,
     Insert,
-    ReadDataVersion,
     RecordStep,
     Renew,
     Update,
@@ -57,8 +59,11 @@ from outlast.stores.sqlite.writer import Writer, Written
 
 T = TypeVar("T")
 
-OTHERS_POLL_SECONDS = 0.25
-"""How often the store looks whether another process has written to the file."""
+OTHERS_POLL_SECONDS = 0.02
+"""How often the store looks what other processes have written: a look into memory."""
+
+_LOOKS_PER_CATCHING_UP = 12
+"""How often it looks before it takes note, on disk, of how far others have come."""
 
 _log = logging.getLogger(__name__)
 
@@ -356,13 +361,15 @@ class SqliteStore(OperationStore):
             raise StoreUnavailableError("the operation store is closed")
 
     async def _watch_others(self) -> None:
-        """Hint at what other processes write; the file does not say what that was."""
-        version = self._file.data_version
+        """Hint at what other processes write, and keep up with it."""
         told = ""
         while True:
-            await self._clock.sleep(OTHERS_POLL_SECONDS)
             try:
-                newest = await self._writer.run(ReadDataVersion())
+                for _ in range(_LOOKS_PER_CATCHING_UP):
+                    await self._clock.sleep(OTHERS_POLL_SECONDS)
+                    await self._tell_of_others()
+                if self._file.generation.read() != self._writer.generation_known:
+                    await self._writer.run(CatchUp())
             except Exception as error:  # noqa: BLE001  # nobody else would tell what others write
                 if repr(error) != told:
                     told = repr(error)
@@ -370,10 +377,31 @@ class SqliteStore(OperationStore):
                     _log.warning("%s", error, exc_info=unforeseen)
                 continue
             told = ""
-            if newest != version:
-                version = newest
-                self._cache.clear()
-                self._feed.publish(None)
+
+    async def _tell_of_others(self) -> None:
+        """Hint at what other processes have written since the last time."""
+        rows = self._file.generation.hints.news()
+        if rows is not None and not rows:
+            return
+        changes: Changes = None  # unless it can be read what they were
+        try:
+            if rows is not None:
+                changes = await self._changes_of(list(rows))
+        finally:
+            self._feed.publish(changes)
+
+    async def _changes_of(self, rows: Sequence[int]) -> Sequence[Change]:
+        """Return how operations stand that have changed; what is gone is left out."""
+
+        def read() -> Sequence[Change]:
+            found: list[Change] = []
+            for batch in statements.batches(rows):
+                sql = statements.select_hinted(len(batch))
+                for name, method, state, asked, deleted in self._file.reader.execute(sql, batch):
+                    found.append(Change(name, method, State(state), bool(asked), bool(deleted)))
+            return found
+
+        return await self._read(read)
 
     def _close(self) -> None:
         """Wait for what was asked for, then close the file. Not for the event loop."""

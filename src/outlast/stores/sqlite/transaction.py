@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import ClassVar, Generic, Self, TypeVar
 
-from outlast.domain.operation import State
+from outlast.domain.operation import Operation, State
 from outlast.ports import Change
 from outlast.stores.changeset import ChangeSet, Stored
 from outlast.stores.rows import (
@@ -118,6 +118,15 @@ class Transaction(ChangeSet):
             self._recent.discard(name)
         return self.changes
 
+    def rows_for_others(self) -> Sequence[int]:
+        """Return the ids of changed rows by which other processes may have something to do.
+
+        They have not when an operation has begun to run, or goes on, in one of them, and
+        what is forgotten nobody waits for any more.
+        """
+        changed = (self.stored[name] for name in {change.name for change in self.changes})
+        return [it.id for it in changed if it is not None and _matters_elsewhere(it.operation)]
+
     def flush(self) -> None:
         """Write what changed, so that statements see it."""
         rows: list[Row] = [
@@ -134,6 +143,11 @@ class Transaction(ChangeSet):
         if self.forgotten:
             self.connection.executemany(statements.FORGET, [(it,) for it in self.forgotten])
         self.written()
+
+
+def _matters_elsewhere(operation: Operation) -> bool:
+    asked = operation.cancel_requested_time is not None
+    return operation.state is not State.RUNNING or asked or operation.deleted
 
 
 T = TypeVar("T")

@@ -187,8 +187,10 @@ class Writer:
                 transaction.flush()
                 if connection.total_changes != rows_before:
                     self._generation.move()
+                self._generation.hints.put(transaction.rows_for_others())
                 written.generation = self.generation_known = self._generation.read()
                 connection.execute("COMMIT")
+                self._generation.hints.committed()
             except BaseException:
                 with suppress(sqlite3.Error):
                     if connection.in_transaction:
