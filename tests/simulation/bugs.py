@@ -191,6 +191,38 @@ def a_renewal_does_not_tell_of_cancellation(patch):
     patch.setattr(MemoryStore, "renew", renew)
 
 
+@bug
+def what_has_lost_its_lease_gives_its_place_away(patch):
+    def running(self, method):
+        held = (it for it in self.unfinished(method) if it.state is State.RUNNING)
+        return sum(it.ready_time > self.now for it in held)
+
+    right = MemoryStore.claim
+
+    async def claim(self, *call, **options):
+        self._records.now = self._clock.now()
+        return await right(self, *call, **options)
+
+    patch.setattr(Records, "running", running)
+    patch.setattr(MemoryStore, "claim", claim)
+
+
+@bug
+def every_worker_keeps_the_limit_of_all_for_itself(patch):
+    right = MemoryStore.claim
+
+    async def claim(self, worker, *call, **options):
+        others = sum(
+            it.state is State.RUNNING and it.worker != worker
+            for method in options["max_running"]
+            for it in self._records.unfinished(method)
+        )
+        limits = {it: limit + others for it, limit in options["max_running"].items()}
+        return await right(self, worker, *call, **options | {"max_running": limits})
+
+    patch.setattr(MemoryStore, "claim", claim)
+
+
 # The engine
 
 

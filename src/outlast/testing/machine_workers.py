@@ -30,6 +30,7 @@ class WorkerRules(MachineBase):
         lease=values.leases,
         suspects=st.integers(0, 2),
         distrust=values.distrusts,
+        max_running=values.max_running,
     )
     def claim(
         self,
@@ -40,25 +41,43 @@ class WorkerRules(MachineBase):
         *,
         suspects: int,
         distrust: timedelta,
+        max_running: Mapping[str, int],
     ) -> None:
+        if max_running:
+            # Whether a claim meets what waits and has to end depends on the order of the others.
+            self.reap(1000, distrust)
         for _ in range(100):
             now = self.clock.now()
             lost_by = now - distrust
             ready = self.model.ready(slots, now, suspects=suspects > 0, lost_by=lost_by)
             after = {n: transitions.claim(it, worker, now, lease) for n, it in ready.items()}
             claims = self._run(
-                self.store.claim(worker, slots, limit, lease, suspects=suspects, distrust=distrust)
+                self.store.claim(
+                    worker,
+                    slots,
+                    limit,
+                    lease,
+                    suspects=suspects,
+                    distrust=distrust,
+                    max_running=max_running,
+                )
             )
+            assert {claim.operation.name for claim in claims.claims} <= ready.keys()
+            self._check_limits(claims, ready, after, max_running)
             self._check_claims(claims, after)
+            full = self.model.full(max_running, slots)
             given = [ready[claim.operation.name] for claim in claims.claims]
             left = suspects - sum(map(is_suspect, given))
             assert left >= 0
             if not any(it.done for it in after.values()):  # those may count towards the limits
-                self._check_turns(given, ready, slots, limit, suspects)
+                self._check_turns(given, ready, slots, limit, suspects, full=full)
             unknown = {name for name, it in ready.items() if is_suspect(it) and not left}
             if self._settle_ended(claims, after, unknown):
+                full = self.model.full(max_running, slots)
+                assert claims.held_back == full
+                assert not claims.contended
                 assert claims.next_ready_time == self.model.next_ready_time(
-                    slots, now, suspects=left > 0, lost_by=lost_by
+                    slots, now, suspects=left > 0, lost_by=lost_by, full=full
                 )
                 return
         raise AssertionError("claims do not come to an end")
@@ -74,6 +93,22 @@ class WorkerRules(MachineBase):
             self._granted.append(claim.lease)
             self.model.replace(claim.operation)
 
+    def _check_limits(
+        self,
+        claims: Claims,
+        ready: Mapping[str, Operation],
+        after: Mapping[str, Operation],
+        limits: Mapping[str, int],
+    ) -> None:
+        """Check that nothing has begun of which more would run than may."""
+        begun = [ready[claim.operation.name] for claim in claims.claims]
+        begun = [it for it in begun if it.state is State.PENDING]
+        ended = [it for it in ready.values() if it.state is State.RUNNING and after[it.name].done]
+        for method, limit in limits.items():
+            count = sum(it.method == method for it in begun)
+            left = sum(it.method == method for it in ended)
+            assert not count or self.model.running(method) - left + count <= limit
+
     def _check_turns(
         self,
         given: Sequence[Operation],
@@ -81,6 +116,8 @@ class WorkerRules(MachineBase):
         slots: Mapping[str, int],
         limit: int,
         suspects: int,
+        *,
+        full: Collection[str],
     ) -> None:
         """Check that the limits were kept, and that nobody was passed over."""
         assert len(given) <= limit
@@ -95,6 +132,8 @@ class WorkerRules(MachineBase):
                 reasons.append(same_method)
             if len(trials) == suspects and is_suspect(waiting):
                 reasons.append(trials)
+            if waiting.method in full and waiting.state is State.PENDING:
+                reasons.append([it for it in same_method if it.state is State.PENDING])
             assert any(all(_turn(it) <= _turn(waiting) for it in reason) for reason in reasons)
 
     def _settle_ended(
@@ -115,6 +154,20 @@ class WorkerRules(MachineBase):
             else:
                 known = known and not record.deleted
         return known
+
+    @precondition(has_unfinished)
+    @rule(limit=st.integers(1, 3), distrust=values.distrusts)
+    def reap(self, limit: int, distrust: timedelta) -> None:
+        now = self.clock.now()
+        methods = {it.method for it in self.model.records.values()}
+        ready = self.model.ready(methods, now, suspects=True, lost_by=now - distrust)
+        after = {name: transitions.reap(it, now) for name, it in ready.items()}
+        ended = [it for it in after.values() if it.done]
+        first = self._run(self.store.reap(limit, distrust=distrust))
+        assert first == min(limit, len(ended))
+        assert self._run(self.store.reap(1000, distrust=distrust)) == len(ended) - first
+        for record in ended:
+            self.model.replace(record)
 
     @precondition(has_running)
     @rule(first=granted_leases, second=granted_leases, duration=values.leases)

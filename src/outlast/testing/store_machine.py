@@ -33,7 +33,6 @@ from outlast.testing import store_values as values
 from outlast.testing.machine_base import (
     has_expired,
     has_redrivable,
-    has_unfinished,
     has_visible,
     names,
     redrivable_names,
@@ -60,6 +59,7 @@ class StoreMachine(WorkerRules):
                 timedelta(seconds=10),
                 suspects=1,
                 distrust=timedelta(),
+                max_running={},
             )
 
     @rule(fields=values.operations, limits=values.limits)
@@ -224,20 +224,6 @@ class StoreMachine(WorkerRules):
         )
         if floor is None or now + timedelta(seconds=seconds) >= floor:
             self.clock.jump(seconds)
-
-    @precondition(has_unfinished)
-    @rule(limit=st.integers(1, 3), distrust=values.distrusts)
-    def reap(self, limit: int, distrust: timedelta) -> None:
-        now = self.clock.now()
-        methods = {it.method for it in self.model.records.values()}
-        ready = self.model.ready(methods, now, suspects=True, lost_by=now - distrust)
-        after = {name: transitions.reap(it, now) for name, it in ready.items()}
-        ended = [it for it in after.values() if it.done]
-        first = self._run(self.store.reap(limit, distrust=distrust))
-        assert first == min(limit, len(ended))
-        assert self._run(self.store.reap(1000, distrust=distrust)) == len(ended) - first
-        for record in ended:
-            self.model.replace(record)
 
     @precondition(has_expired)
     @rule(limit=st.integers(1, 2))

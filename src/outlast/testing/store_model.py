@@ -1,6 +1,6 @@
 """What a store holds, in the simplest way: dictionaries and the pure transitions."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 
 from outlast.domain import transitions
@@ -48,10 +48,31 @@ class StoreModel:
             and (it.state is State.PENDING or it.ready_time <= lost_by)
         }
 
+    def running(self, method: str) -> int:
+        """Return how many operations of a method are RUNNING, hidden or not."""
+        return sum(
+            it.state is State.RUNNING and it.method == method for it in self.records.values()
+        )
+
+    def full(self, limits: Mapping[str, int], methods: Collection[str]) -> frozenset[str]:
+        """Return those of some methods of which as many run as may."""
+        return frozenset(
+            it for it, limit in limits.items() if it in methods and self.running(it) >= limit
+        )
+
     def next_ready_time(
-        self, methods: Iterable[str], now: datetime, *, suspects: bool, lost_by: datetime
+        self,
+        methods: Iterable[str],
+        now: datetime,
+        *,
+        suspects: bool,
+        lost_by: datetime,
+        full: Collection[str] = (),
     ) -> datetime | None:
-        """Return when the first operation of some methods becomes ready, or became."""
+        """Return when the first operation of some methods becomes ready, or became.
+
+        Of methods that are `full` only what runs matters.
+        """
         times = (
             it.ready_time
             for it in self.records.values()
@@ -59,6 +80,7 @@ class StoreModel:
             and it.ready_time is not None
             and (suspects or not is_suspect(it))
             and (it.state is State.PENDING or not lost_by < it.ready_time <= now)
+            and (it.state is State.RUNNING or it.method not in full)
         )
         return min(times, default=None)
 

@@ -44,6 +44,10 @@ distrusts = st.sampled_from([0, 0, 0, 2, 1000]).map(lambda it: timedelta(seconds
 limits = st.sampled_from(
     [{}, {}, {}, {"max_pending": 0}, {"max_pending": 3}, {"max_pending_in_method": 2}]
 )
+max_running = st.sampled_from(
+    [{}, {}, {METHODS[0]: 1}, {METHODS[0]: 2, METHODS[1]: 1}, {METHODS[1]: 3}]
+)
+"""How many may run of some methods, over all workers."""
 conditions = st.builds(
     Conditions,
     st.none() | st.frozensets(st.sampled_from(State)),

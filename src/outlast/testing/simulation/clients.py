@@ -24,11 +24,18 @@ from outlast.testing.simulation.lives import Lives
 from outlast.testing.simulation.loop import SimulatedLoop
 from outlast.testing.simulation.plan import Plan
 from outlast.testing.simulation.scripts import Script
-from outlast.testing.simulation.worker import BRIEF, NARROW, PLAIN, ConnectionLostError, Worker
+from outlast.testing.simulation.worker import (
+    BRIEF,
+    NARROW,
+    PLAIN,
+    SCARCE,
+    ConnectionLostError,
+    Worker,
+)
 
 T = TypeVar("T")
 
-_METHODS = (PLAIN, NARROW, BRIEF)
+_METHODS = (PLAIN, NARROW, SCARCE, BRIEF)
 _PARENTS = ("", "shelves/1")
 _ACTS = ("wait",) * 4 + ("get", "cancel", "cancel", "delete", "redrive", "list")
 _PAGE = 3

@@ -1,6 +1,6 @@
 """What the store committed, judged: an account of its own of every operation's life."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -66,7 +66,13 @@ class Lives:
     """Knows every operation that was ever committed, and checks each change of one."""
 
     def __init__(
-        self, store: OperationStore, clock: Clock, time: Callable[[], float], history: History
+        self,
+        store: OperationStore,
+        clock: Clock,
+        time: Callable[[], float],
+        history: History,
+        *,
+        limits: Mapping[str, int],
     ) -> None:
         self.changed_at = 0.0
         """When an operation last came nearer to its end, in the loop's seconds."""
@@ -74,6 +80,8 @@ class Lives:
         self._clock = clock
         self._time = time
         self._history = history
+        self._limits = limits
+        """How many of a method may run on all workers."""
         self._lives: dict[str, Life] = {}
         self._ever_hidden: set[str] = set()
         self._begun: set[bytes] = set()
@@ -113,6 +121,7 @@ class Lives:
                 self._check_change(life.record, record)
         if commit.succeeded:
             self._check_call(commit)
+        self._check_limits({it.method for it in commit.records})
         touched = {it.name for it in commit.records}
         if commit.method in {"renew", "record_step"} and commit.arguments:
             touched.update(it.name for it in _leases(commit.arguments[0]))
@@ -150,6 +159,14 @@ class Lives:
             self._broken("a request to cancel is kept", "it was taken back", name)
         if after.done and not before.done:
             self._complete(after)
+
+    def _check_limits(self, methods: set[str]) -> None:
+        for method in methods & self._limits.keys():
+            records = (life.record for life in self)
+            count = sum(it.state is State.RUNNING and it.method == method for it in records)
+            if count > self._limits[method]:
+                detail = f"{count} of {self._limits[method]} of {method} run"
+                self._broken("no more run on all workers than may", detail)
 
     def _complete(self, after: Operation) -> None:
         life = self._lives[after.name]

@@ -87,6 +87,8 @@ class Plan:
     """How many seconds lie between two crashes, pauses, outages or restarts, on average."""
     narrow: int
     """How many operations of the narrow method one process runs."""
+    scarce: int
+    """How many operations of the scarce method all processes together run."""
     attempts: int
     timeout: float
     """How many seconds the operations of the brief method may take."""
@@ -120,6 +122,7 @@ class Plan:
                 store_patience=timedelta(seconds=pick([1.0, 5.0])),
                 expire_interval=timedelta(seconds=10),
             ),
+            scarce=pick([1, 1, 2]),
         )
 
     @property

@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 PLAIN = "simulation.v1.Work/Plain"
 NARROW = "simulation.v1.Work/Narrow"
+SCARCE = "simulation.v1.Work/Scarce"
 BRIEF = "simulation.v1.Work/Brief"
 
 
@@ -188,6 +189,7 @@ class Worker:
         return [
             Method(name=PLAIN, **common),
             Method(name=NARROW, concurrency=plan.narrow, **common),
+            Method(name=SCARCE, max_running=plan.scarce, **common),
             Method(name=BRIEF, timeout=timedelta(seconds=plan.timeout), **common),
         ]
 

@@ -15,7 +15,7 @@ from outlast.testing.simulation.lives import Lives
 from outlast.testing.simulation.loop import Host, SimulatedLoop
 from outlast.testing.simulation.network import Commit, SharedStore
 from outlast.testing.simulation.plan import Faults, Plan, chance_for
-from outlast.testing.simulation.worker import NARROW, Worker
+from outlast.testing.simulation.worker import NARROW, SCARCE, Worker
 
 _STUCK_SECONDS = 180.0
 """Longer than any attempt, lease, backoff or pause, all together."""
@@ -55,7 +55,7 @@ class World:
         self._chance = chance_for(seed, "disasters")
         clock = SimulatedClock(loop)
         store = store_factory(clock)
-        self.lives = Lives(store, clock, loop.time, self.history)
+        self.lives = Lives(store, clock, loop.time, self.history, limits={SCARCE: self.plan.scarce})
         settings = self.plan.settings
         self._attempts = Attempts(
             self.lives,
