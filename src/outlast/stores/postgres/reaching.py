@@ -2,21 +2,24 @@
 
 import asyncio
 import logging
+import struct
 from collections.abc import Callable
 from datetime import timedelta
 
 import psycopg
-from psycopg.pq import PGconn, Ping
+from psycopg.pq.abc import PGconn
 
 from outlast.domain.errors import StoreOpenError
 from outlast.ports import Clock
 from outlast.stores.addresses import described
-from outlast.stores.postgres.connection import connect, parameters_of, text_of
+from outlast.stores.postgres.connection import CONNECT_TIMEOUT, connect, text_of
 
 RETRY_SECONDS = 1.0
 LOG_SECONDS = 15.0
 
-_NOT_UP = frozenset({Ping.REJECT, Ping.NO_RESPONSE})
+_PROTOCOL = 3 << 16
+_CANNOT_CONNECT_NOW = b"C57P03"
+"""What a server says that is starting, stopping or recovering, as a field of its message."""
 _TLS = ("SSL", "certificate", "GSSAPI")
 """What errors of the client side of TLS speak of: the server is up."""
 
@@ -56,7 +59,7 @@ async def _until_up(url: str, timer: Clock, patience: timedelta) -> bool:
                 # A pooler tells a number of its own, by which it knows whose query to cancel.
                 return await cursor.fetchone() != (connection.info.backend_pid,)
         except psycopg.OperationalError as error:
-            up = await _is_up(url, error)
+            up = await _is_up(error)
             if up and was_up:  # it may have come up just after it refused, but not twice
                 raise waiting.failure(text_of(error)) from error
             if not (up or waiting.may_go_on(text_of(error))):
@@ -97,11 +100,36 @@ class _Waiting:
         return StoreOpenError(f"{self._place} cannot be used{passed}: {reason}")
 
 
-async def _is_up(url: str, error: psycopg.OperationalError) -> bool:
-    """Whether a server that did not accept a connection is up all the same."""
-    if isinstance(error, psycopg.errors.ConnectionTimeout):
+async def _is_up(error: psycopg.OperationalError) -> bool:
+    """Whether a server that did not accept a connection is up all the same.
+
+    An error of libpq tells what the server says in the server's language, and nothing else
+    of it: so the server is asked once more.
+    """
+    refused = error.pgconn
+    if refused is None:  # no answer, or no such host
         return False
     if any(word in str(error) for word in _TLS):
         return True
-    told = await asyncio.to_thread(PGconn.ping, parameters_of(url).encode())
-    return told not in _NOT_UP
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT.total_seconds()):
+            kind, answer = await _first_answer(refused)
+    except (OSError, EOFError):
+        return False
+    return not (kind == b"E" and _CANNOT_CONNECT_NOW in answer.split(b"\0"))
+
+
+async def _first_answer(refused: PGconn) -> tuple[bytes, bytes]:
+    """Begin a session as its user; return the kind of the server's first message, and the rest."""
+    host, address, port = (it.decode() for it in (refused.host, refused.hostaddr, refused.port))
+    if host.startswith("/"):
+        reader, writer = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+    else:
+        reader, writer = await asyncio.open_connection(address or host, int(port))
+    try:
+        words = b"user\0" + refused.user + b"\0\0"
+        writer.write(struct.pack("!ii", 8 + len(words), _PROTOCOL) + words)
+        kind, length = struct.unpack("!ci", await reader.readexactly(5))
+        return kind, await reader.readexactly(length - 4)
+    finally:
+        writer.close()
