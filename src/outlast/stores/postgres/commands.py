@@ -115,11 +115,8 @@ async def _insert(transaction: Transaction, commands: Sequence[Insert]) -> None:
     """Insert what the unique indexes let in, and take it into the transaction."""
     # In one order, so that transactions that insert the same do not wait for each other.
     new = {it.operation.name: it for it in sorted(commands, key=_insertion_order)}
-    rows = [row_of(command.operation) for command in new.values()]
-    requests = [(name, it.request.type_url, it.request.value) for name, it in new.items()]
-    async with transaction.connection.pipeline():  # one round trip
-        cursor = await transaction.execute_for(statements.INSERT_OPERATIONS, rows)
-        await transaction.execute_for(statements.INSERT_REQUESTS_BY_NAME, requests)
+    rows = [(*row_of(it.operation), it.request.type_url, it.request.value) for it in new.values()]
+    cursor = await transaction.execute_for(statements.INSERT_WITH_REQUESTS, rows)
     for row_id, name in await cursor.fetchall():
         transaction.inserted(Stored(row_id, new[name].operation))
 

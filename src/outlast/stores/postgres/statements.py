@@ -66,15 +66,23 @@ SELECT * FROM unnest({{arrays}}) ON CONFLICT DO NOTHING RETURNING id, name
 INSERT_REQUESTS = _for_rows(
     "INSERT INTO outlast.requests SELECT * FROM unnest({arrays})", ["bigint", "text", "bytea"]
 )
-INSERT_REQUESTS_BY_NAME = _for_rows(
-    """
-INSERT INTO outlast.requests SELECT o.id, v.type_url, v.value
-FROM unnest({arrays}) AS v(name, type_url, value) JOIN outlast.operations o ON o.name = v.name
-ON CONFLICT DO NOTHING
-""",
-    ["text", "text", "bytea"],
+_NEW_COLUMNS = (*COLUMNS, "exclusive_digest")
+INSERT_WITH_REQUESTS = _for_rows(
+    f"""
+WITH new AS (
+    SELECT * FROM unnest({{arrays}})
+        AS new({", ".join(_NEW_COLUMNS)}, request_type, request_value)
+), kept AS (
+    INSERT INTO outlast.operations ({", ".join(_NEW_COLUMNS)})
+    SELECT {", ".join(_NEW_COLUMNS)} FROM new ON CONFLICT DO NOTHING RETURNING id, name
+), requests AS (
+    INSERT INTO outlast.requests
+    SELECT kept.id, new.request_type, new.request_value FROM kept JOIN new USING (name)
 )
-"""Of operations that have just been inserted, or were kept out."""
+SELECT id, name FROM kept
+""",
+    [*_types(COLUMNS), "bytea", "text", "bytea"],
+)
 UPDATE_OPERATIONS = _for_rows(
     f"""
 UPDATE outlast.operations o
@@ -123,23 +131,27 @@ SELECT count(*) FROM (
     SELECT 1 FROM outlast.operations WHERE state = 'PENDING' AND method = %s LIMIT %s
 ) AS pending
 """
-COUNT_RUNNING = """
-SELECT slot.method, running.count, running.lost, (
-    SELECT true FROM outlast.operations o
-    WHERE o.method = slot.method AND o.ready_time <= %(now)s AND o.state = 'PENDING'
-    ORDER BY o.ready_time LIMIT 1
-) IS NOT NULL
-FROM unnest(%(methods)b::text[]) AS slot(method) CROSS JOIN LATERAL (
+PLACES = """
+SELECT slot.method, running.count, running.lost, waiting.due,
+    CASE WHEN waiting.due AND running.count < slot.lockable
+        THEN pg_try_advisory_xact_lock(%(namespace)s, hashtext(slot.method)) ELSE false END
+FROM unnest(%(methods)b::text[], %(lockable)b::bigint[]) AS slot(method, lockable)
+CROSS JOIN LATERAL (
     SELECT count(*) AS count, count(*) FILTER (WHERE o.ready_time <= %(lost_by)s) > 0 AS lost
     FROM outlast.operations o WHERE o.method = slot.method AND o.state = 'RUNNING'
 ) AS running
+CROSS JOIN LATERAL (
+    SELECT (
+        SELECT true FROM outlast.operations o
+        WHERE o.method = slot.method AND o.ready_time <= %(now)s AND o.state = 'PENDING'
+        ORDER BY o.ready_time LIMIT 1
+    ) IS NOT NULL AS due
+) AS waiting
 """
-"""Of each method, how many run, whether a lease of those is lost, and whether others are due."""
-LOCK_METHODS = """
-SELECT method FROM unnest(%(methods)b::text[]) AS method
-WHERE pg_try_advisory_xact_lock(%(namespace)s, hashtext(method))
+"""Of each method, how many run, whether a lease of those is lost, and whether others are due.
+
+Tries to lock those of which some are due, and fewer run than `lockable`.
 """
-"""What is counted after it has seen what the last one who had the lock has committed."""
 BY_REQUEST = f"""
 SELECT o.id, {SELECT_COLUMNS} FROM outlast.operations o
 WHERE o.request_id = %s AND o.request_id <> '' AND o.method = %s AND o.parent = %s
