@@ -111,10 +111,10 @@ WHERE o.id = v.id
 )
 FORGET = "DELETE FROM outlast.operations WHERE id = ANY(%b::bigint[])"
 FORGET_EXPIRED = """
-DELETE FROM outlast.operations WHERE id IN (
+DELETE FROM outlast.operations WHERE id = ANY(ARRAY(
     SELECT id FROM outlast.operations WHERE expire_time <= %s
     ORDER BY expire_time LIMIT %s FOR UPDATE SKIP LOCKED
-)
+))
 """
 PUT_OFF = "UPDATE outlast.operations SET ready_time = %s WHERE id = %s"
 RECORD_STEPS = _for_rows(
@@ -214,7 +214,9 @@ WITH slot AS (
 )
 SELECT r.type_url, r.value, o.*
 FROM (SELECT * FROM ready UNION ALL SELECT * FROM tried) AS o
-JOIN outlast.requests r ON r.operation = o.id
+CROSS JOIN LATERAL (
+    SELECT type_url, value FROM outlast.requests WHERE operation = o.id LIMIT 1
+) AS r
 ORDER BY o.ready_time, o.id
 """
 """Locks, so that nobody else is given it, what is ready of each method, up to its free slots."""
