@@ -33,9 +33,17 @@ PAGE |= {"name": "operations/9000", "states": ["PENDING"], "method": "m1"}
 TAKE = {"now": NOW, "lost_by": NOW, "suspects": 1, "methods": ["m1", "m2"], "free": [4, 4]}
 FILTERS = {"states": False, "method": False, "dead_letter": False, "principal": False}
 
+UPDATE = statements.UPDATE_OPERATIONS
+NOBODY = [-1, *(None for _ in UPDATE.types[1:])]
+PREPARED = """
+SELECT name, cardinality(parameter_types) FROM pg_prepared_statements
+ORDER BY prepare_time DESC LIMIT 1
+"""
+
 HOT_QUERIES: dict[str, tuple[str, Any, set[str]]] = {
     "load": (statements.LOAD, [["operations/7", "operations/8"]], {"operations_name"}),
     "read": (statements.GET_MANY, [["operations/7"]], {"operations_name"}),
+    "write": (UPDATE.sql, UPDATE.parameters([NOBODY]), {"operations_pkey"}),
     "steps": (statements.STEPS, ["operations/7"], {"operations_name", "steps_pkey"}),
     "attempts": (statements.ATTEMPTS, ["operations/7"], {"operations_name", "attempts_pkey"}),
     "request": (statements.BY_REQUEST, ["r7", "m2", "shelves/7", ""], {"operations_request"}),
@@ -106,7 +114,10 @@ def full(postgres: PostgresServer) -> Iterator[psycopg.Connection[Any]]:
         for script in schema.migrations():
             connection.execute(script.encode())
         connection.execute(FILL.encode())
-        connection.execute("VACUUM ANALYZE outlast.operations")
+        connection.execute(
+            "INSERT INTO outlast.requests SELECT id, 't', '' FROM outlast.operations"
+        )
+        connection.execute("VACUUM ANALYZE outlast.operations, outlast.requests")
         yield connection
     postgres.drop(url)
 
@@ -116,9 +127,20 @@ def test_a_hot_query_uses_its_index(full, query):
     sql, parameters, expected = HOT_QUERIES[query]
     cursor = full.execute(b"EXPLAIN (FORMAT JSON) " + sql.encode(), parameters)
     ((plan,),) = cursor.fetchall()
-    nodes = list(_nodes(plan[0]["Plan"]))
-    assert not [node for node in nodes if node["Node Type"] == "Seq Scan"], json.dumps(plan)
-    assert {node["Index Name"] for node in nodes if "Index Name" in node} == expected
+    _require_indexes(plan, expected)
+
+
+@pytest.mark.parametrize("query", HOT_QUERIES)
+def test_the_plan_that_a_session_keeps_of_a_hot_query_uses_its_index(full, query):
+    """In the end a prepared statement gets one plan for whatever it is given."""
+    sql, parameters, expected = HOT_QUERIES[query]
+    with full.transaction(force_rollback=True):
+        full.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        full.execute(sql.encode(), parameters, prepare=True)
+        ((name, count),) = full.execute(PREPARED)
+        unknown = ", ".join(["NULL"] * count)
+        ((plan,),) = full.execute(f"EXPLAIN (FORMAT JSON) EXECUTE {name} ({unknown})".encode())
+    _require_indexes(plan, expected)
 
 
 def test_every_index_is_used_by_a_hot_query_or_keeps_something_unique(full):
@@ -146,6 +168,12 @@ def test_what_runs_is_counted_without_meeting_what_waits(full, method):
         for node in _nodes(plan[0]["Plan"]):
             met = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
             assert met * node["Actual Loops"] <= 50, json.dumps(node)
+
+
+def _require_indexes(plan: list[dict[str, Any]], expected: set[str]) -> None:
+    nodes = list(_nodes(plan[0]["Plan"]))
+    assert not [node for node in nodes if node["Node Type"] == "Seq Scan"], json.dumps(plan)
+    assert {node["Index Name"] for node in nodes if "Index Name" in node} == expected
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
