@@ -106,6 +106,31 @@ def test_a_server_that_stops_answers_waiters_and_gives_back_what_does_not_end(
     assert len((folder / "begins").read_text(encoding="utf-8").splitlines()) == 1
 
 
+def test_calls_that_come_while_a_server_drains_wait_until_it_has_drained(
+    serve, folder, eventually, state_of
+):
+    server = serve("--script", "--grace", "1h")
+    runs = [folder / "ends", folder / "stays"]
+    ends = server.run_script(durable("ends", runs[0], timedelta(seconds=1)))
+    stays = server.run_script(durable("stays", runs[1], timedelta(hours=1)))
+    eventually(lambda: all(run.exists() for run in runs))
+    watch = health(server)
+    assert next(watch).status == SERVING
+    server.terminate()
+    assert next(watch).status == NOT_SERVING
+
+    wait = operations_pb2.WaitOperationRequest(name=stays, timeout={"seconds": 30})
+    waiting = server.operations.WaitOperation.future(wait, timeout=30)
+    assert server.result(ends).HasField("response")
+    assert not waiting.done()
+    server.terminate()
+
+    latest = waiting.result()
+    assert not latest.done
+    assert state_of(latest).state == OperationMetadata.PENDING  # it was given back
+    assert server.process.wait(30) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_second_signal_ends_the_grace(serve, folder, eventually, state_of, number):
     server = serve("--script", "--grace", "1h")

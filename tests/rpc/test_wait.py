@@ -223,6 +223,8 @@ async def test_a_server_that_stops_answers_the_calls_that_wait(serving):
         for waited in await asyncio.gather(*waits):
             assert waited == started
         assert not stopping.done()  # the operation has its grace
-        assert (await client.wait(started.name)) == started
+        again = asyncio.ensure_future(client.wait(started.name))
+        await client.until(lambda: client.engine.waiting == 1)
         client.server.hurry()
+        assert not (await again).done
         await stopping

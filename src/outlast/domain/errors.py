@@ -187,6 +187,15 @@ class DuplicateStepError(OutlastError):
         super().__init__(f"step {key!r} of operation {name!r} was used twice in one run", key=key)
 
 
+class ServerStoppingError(OutlastError):
+    """The server ends, and takes no call any more. Nothing was done; another server may do it."""
+
+    reason = "SERVER_STOPPING"
+
+    def __init__(self) -> None:
+        super().__init__("the server is stopping; try again")
+
+
 class StoreUnavailableError(OutlastError):
     """The store cannot answer now. Nothing was written, or it will be seen when it is back."""
 

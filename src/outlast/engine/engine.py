@@ -39,11 +39,13 @@ class Engine:
         self.settings = settings
         self._methods: dict[str, Method] = {}
         self._taken: dict[str, Method] = {}
+        chance = chance or random.Random()  # noqa: S311  # jitter, no secret
         self._hub = WaiterHub(
             store,
             clock,
             max_waiters=settings.max_waiters,
             poll_seconds=settings.waiter_poll_interval.total_seconds(),
+            chance=chance,
         )
         self.manager = OperationManager(store, clock, self._hub, settings, self._methods)
         self.executor = Executor(store, clock, self._taken, settings, worker=worker, chance=chance)
@@ -109,6 +111,10 @@ class Engine:
         expiring = expire_forever(self.store, self.clock, self.settings.expire_interval)
         self._sweep("expiry", expiring)
         self._sweep("reaper", reap_forever(self.store, self.clock, self.settings.lease))
+
+    def wake_waiters(self) -> None:
+        """Answer every waiting call with the latest state; new ones wait as ever."""
+        self._hub.wake()
 
     def release_waiters(self) -> None:
         """Answer every waiting call with the latest state; new ones do not wait."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum, auto
 
@@ -39,11 +40,13 @@ class WaiterHub:
         *,
         max_waiters: int,
         poll_seconds: float,
+        chance: random.Random,
     ) -> None:
         self._store = store
         self._clock = clock
         self._max_waiters = max_waiters
         self._poll_seconds = poll_seconds
+        self._chance = chance
         self._waiters: dict[str, dict[_Waiter, bool]] = {}  # answered in the order they came
         """With each, whether the operation was read since it came: a hint may be older."""
         self._count = 0
@@ -97,12 +100,15 @@ class WaiterHub:
             raise OperationNotFoundError(name)
         return answer if isinstance(answer, Operation) else None
 
+    def wake(self) -> None:
+        """Answer every waiter with the latest state."""
+        for waiters in self._waiters.values():
+            _settle(waiters, _Answer.LOOK)
+
     def release(self) -> None:
         """Answer every waiter with the latest state, and from now on wait for nothing."""
         self._released = True
-        for waiters in self._waiters.values():
-            for waiter in waiters:
-                _resolve(waiter, _Answer.LOOK)
+        self.wake()
 
     async def close(self) -> None:
         """Release everybody and stop."""
@@ -198,7 +204,8 @@ class WaiterHub:
 
     async def _poll(self) -> None:
         while True:
-            await self._clock.sleep(self._poll_seconds)
+            # Nodes that were started together must not ask the store together for ever.
+            await self._clock.sleep(self._poll_seconds * self._chance.uniform(0.5, 1))
             if self._waiters:
                 self._read_soon(self._waiters)
 

@@ -13,6 +13,7 @@ from outlast.domain.errors import (
     InvalidArgumentError,
     OutlastError,
     PayloadTooLargeError,
+    ServerStoppingError,
     TooManyCallsError,
 )
 from outlast.rpc.errors import abort
@@ -37,9 +38,13 @@ class CallLimit:
         self._limit = limit
         self._refuse = refuse
         self._under_way = 0
+        self._closed = False
+        self._left = asyncio.Event()
 
     def handling(self, context: Any) -> AbstractContextManager[None]:
         """Return what holds a place for the call with this context while its handler runs."""
+        if self._closed:
+            raise ServerStoppingError
         if self._under_way >= self._limit:
             raise self._refuse(self._limit)
         self._under_way += 1
@@ -48,6 +53,15 @@ class CallLimit:
     def leave(self) -> None:
         """Make room for another call."""
         self._under_way -= 1
+        if not self._under_way:
+            self._left.set()
+
+    async def close(self) -> None:
+        """Let no call in any more; return when those that were let in are over."""
+        self._closed = True
+        if self._under_way:
+            self._left.clear()
+            await self._left.wait()
 
 
 class _Place(AbstractContextManager[None]):

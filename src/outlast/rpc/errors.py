@@ -39,6 +39,7 @@ _CODES: Mapping[type[errors.OutlastError], Code] = {
     errors.ResourceExhaustedError: Code.RESOURCE_EXHAUSTED,
     errors.PayloadTooLargeError: Code.RESOURCE_EXHAUSTED,
     errors.UnsupportedError: Code.UNIMPLEMENTED,
+    errors.ServerStoppingError: Code.UNAVAILABLE,
     errors.StoreUnavailableError: Code.UNAVAILABLE,
     WorkerProcessError: Code.UNAVAILABLE,
 }

@@ -4,9 +4,10 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from outlast.domain.errors import ConfigurationError
 from outlast.engine.clock import SystemClock
 from outlast.ports import Clock
 from outlast.server.config import ServerConfig
+from outlast.server.connections import connections_to
 from outlast.server.listening import credentials, free_address
 from outlast.server.operations import Operations
 
@@ -93,6 +95,7 @@ class Server:
                 self.address = await self._bind(server, self.config.listen)
                 await server.start()
                 stack.push_async_callback(server.stop, _CLOSE_SECONDS)
+                stack.push_async_callback(self._hang_up)
             stack.push_async_callback(self._drain)
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             self._stack = stack.pop_all()
@@ -173,7 +176,7 @@ class Server:
         """Let calls and operations end in peace, as far as the grace goes."""
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         engine = self._operations.engine
-        engine.release_waiters()
+        engine.wake_waiters()  # they call again, by a balancer another server
         running = engine.executor.running
         if running:
             _log.info(
@@ -198,6 +201,21 @@ class Server:
             count = engine.executor.given_back
             were = "1 operation was" if count == 1 else f"{count} operations were"
             _log.info("stopped: %s given back, to be run by the next server", were)
+
+    async def _hang_up(self) -> None:
+        """Answer the calls that are under way, refuse others, and drop the connections.
+
+        Those that gRPC has not handed over when it stops it would end with CANCELLED, which
+        no caller tries again; a lost connection is UNAVAILABLE.
+        """
+        self._operations.engine.release_waiters()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._operations.close_calls()
+        # Found first: a caller who is hung up on comes again at once.
+        for connection in await asyncio.to_thread(connections_to, self.address):
+            with connection, suppress(OSError):  # the caller was quicker
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def _end_if_stuck(hurried: asyncio.Event) -> None:

@@ -1,5 +1,6 @@
 """Operations for any grpc.aio server."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
@@ -108,6 +109,10 @@ class Operations:
     def service_names(self) -> Sequence[str]:
         """The full names of the services that `add_to` adds."""
         return [service.name for service in self._services]
+
+    async def close_calls(self) -> None:
+        """Refuse calls from now on with UNAVAILABLE; return when no other is under way."""
+        await asyncio.gather(self._call_limit.close(), self._wait_limit.close())
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve the services and their operations on a grpc.aio server that has not started."""
