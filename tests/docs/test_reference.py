@@ -167,6 +167,7 @@ def test_a_worker_has_the_options_of_the_server_that_are_said_to_be_its_own_too(
     assert {flag for flag, _ in of_server - of_worker} == {
         "--no-execute",
         "--listen",
+        "--processes",
         "--insecure",
         "--tls-cert",
         "--tls-key",

@@ -1,4 +1,4 @@
-"""`outlast serve`: run a server."""
+"""`outlast serve`: run a server, of one process or of several."""
 
 from pathlib import Path
 
@@ -6,12 +6,23 @@ import click
 
 from outlast.cli.connection import DEFAULT_ADDRESS
 from outlast.cli.listening import check_listen, is_open_to_others
-from outlast.cli.parameters import EnvironmentOption
+from outlast.cli.member import Membership
+from outlast.cli.parameters import EnvironmentOption, count
 from outlast.cli.working import Work, work_options
 from outlast.server.config import TlsFiles
 
+_ARGUMENTS = f"{__name__}.arguments"
 
-@click.command(context_settings={"show_default": True})
+
+class _Serve(click.Command):
+    """Keeps the arguments as they came, for the processes that are started with them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_Serve, context_settings={"show_default": True})
 @work_options
 @click.option(
     "--no-execute",
@@ -27,6 +38,15 @@ from outlast.server.config import TlsFiles
     envvar="OUTLAST_LISTEN",
     metavar="HOST:PORT",
     help="Where to listen; port 0 takes a free one. Also unix:PATH.",
+)
+@click.option(
+    "--processes",
+    type=count,
+    default="1",
+    metavar="COUNT",
+    cls=EnvironmentOption,
+    envvar="OUTLAST_PROCESSES",
+    help="How many processes serve there, to use more cores. One that dies is started again.",
 )
 @click.option(
     "--insecure",
@@ -49,11 +69,14 @@ from outlast.server.config import TlsFiles
     envvar="OUTLAST_TLS_KEY",
     help="The private key that belongs to it, a PEM file.",
 )
+@click.pass_context
 def serve(
+    ctx: click.Context,
     *,
     work: Work,
     no_execute: bool,
     listen: str,
+    processes: int,
     insecure: bool,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -81,10 +104,32 @@ def serve(
                 "--no-execute: nothing is run here, of no method; leave out --method and "
                 "--except-method."
             )
-    work.start_log()
+    membership = ctx.find_object(Membership)
+    if processes > 1 and membership is None:
+        _require_shareable(work, listen)
+        work.start_log(one_of_several=True)
+        # What the supervisor needs, a single process does without.
+        from outlast.cli.supervisor import serve_by_several  # noqa: PLC0415
+
+        ctx.exit(serve_by_several(processes, listen, ctx.meta[_ARGUMENTS]))
+    work.start_log(one_of_several=membership is not None)
     # gRPC takes a tenth of a second to import, which --help and completion do without.
     from outlast.cli.serving import serve_until_stopped  # noqa: PLC0415
 
     tls = TlsFiles(certificate=tls_cert, key=tls_key) if tls_cert and tls_key else None
     services = work.load_services()
-    serve_until_stopped(services, work.config(listen=listen, tls=tls, execute=not no_execute))
+    role = {"tls": tls, "execute": not no_execute}
+    if membership is None:
+        serve_until_stopped(services, work.config(listen=listen, **role))
+    else:
+        config = work.config(listen=membership.address, share_port=True, **role)
+        serve_until_stopped(services, config, membership.announce)
+
+
+def _require_shareable(work: Work, listen: str) -> None:
+    """Raise UsageError for what several processes cannot have together."""
+    work.require_shared_store("a server of several processes")
+    if listen.startswith("unix:"):
+        raise click.UsageError(
+            "--processes: several processes cannot listen on one socket file; give a port."
+        )

@@ -34,11 +34,18 @@ _LINGER_SECONDS = 2.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def serve_until_stopped(services: Sequence[object], config: ServerConfig) -> None:
-    """Serve until a signal comes; raise Failure if the server cannot start or breaks down."""
+def serve_until_stopped(
+    services: Sequence[object],
+    config: ServerConfig,
+    announce: Callable[[str], object] = click.echo,
+) -> None:
+    """Serve until a signal comes; raise Failure if the server cannot start or breaks down.
+
+    When it is ready, `announce` is called with a line that says so.
+    """
     collect_garbage_seldom()
     try:
-        _run(_serve(services, config))
+        _run(_serve(services, config, announce))
     except OutlastError as error:
         raise Failure(ExitCode.CANNOT_SERVE, error.message) from error
     except Exception as error:
@@ -46,7 +53,9 @@ def serve_until_stopped(services: Sequence[object], config: ServerConfig) -> Non
         raise Failure(ExitCode.CANNOT_SERVE, f"the server broke down: {error}") from error
 
 
-async def _serve(services: Sequence[object], config: ServerConfig) -> None:
+async def _serve(
+    services: Sequence[object], config: ServerConfig, announce: Callable[[str], object]
+) -> None:
     exit_code = None
     try:
         async with AsyncExitStack() as stack:
@@ -56,7 +65,7 @@ async def _serve(services: Sequence[object], config: ServerConfig) -> None:
                 return
             exit_code = ExitCode.CANNOT_SERVE  # unless it ends in peace
             # Said once `run` handles signals: who reads it may stop the server.
-            asyncio.get_running_loop().call_soon(click.echo, _ready_line(server))
+            asyncio.get_running_loop().call_soon(announce, _ready_line(server))
             await server.run()
         exit_code = ExitCode.OK
     finally:

@@ -65,10 +65,12 @@ class Work:
                 param_hint="'--store'",
             )
 
-    def start_log(self) -> None:
-        """Have the log written to stderr."""
+    def start_log(self, *, one_of_several: bool = False) -> None:
+        """Have the log written to stderr; one that several processes write says which it was."""
+        process = "%(process)d " if one_of_several else ""
         logging.basicConfig(
-            level=self.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+            level=self.log_level.upper(),
+            format=f"%(asctime)s {process}%(levelname)s %(name)s: %(message)s",
         )
 
     def load_services(self) -> Sequence[object]:
@@ -172,7 +174,7 @@ def work_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="COUNT",
         cls=EnvironmentOption,
         envvar="OUTLAST_CONCURRENCY",
-        help="How many operations run at the same time.",
+        help="How many operations run at the same time, in each process.",
     )
     @click.option(
         "--lease",

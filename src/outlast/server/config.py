@@ -38,6 +38,11 @@ class ServerConfig:
 
     None, for a worker only, does without.
     """
+    share_port: bool = False
+    """Whether other processes of the same user may listen on the same port.
+
+    Each then answers a part of the connections: those that the system deals out to it.
+    """
     tls: TlsFiles | None = None
     """None serves without encryption."""
     grace: timedelta = timedelta(seconds=20)
@@ -61,6 +66,7 @@ class ServerConfig:
         require_time("store_wait", self.store_wait, may_be_zero=True)
         require("listen", self.listen, (str, type(None)), "a str: host:port")
         require("api", self.api, bool, "True or False")
+        require("share_port", self.share_port, bool, "True or False")
         require("tls", self.tls, (TlsFiles, type(None)), "outlast.TlsFiles, or None")
         require_time("grace", self.grace, may_be_zero=True)
         require("engine", self.engine, EngineSettings, "outlast.EngineSettings")
@@ -73,3 +79,5 @@ class ServerConfig:
             )
         if self.listen is not None and ":" not in self.listen:
             raise ConfigurationError(f"listen must be host:port, not {self.listen!r}")
+        if self.share_port and self.listen is not None and self.listen.startswith("unix:"):
+            raise ConfigurationError("share_port: only a port can be shared, no socket file")

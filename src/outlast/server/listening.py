@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import serialization
 
 from outlast.domain.errors import ConfigurationError
 from outlast.server.config import TlsFiles
+from outlast.server.tcp import check_port, in_use
 
-_MAX_PORT = 65535
 _NOBODY = {errno.ENOENT, errno.ECONNREFUSED}
 """What it says of a socket file that is not there, or that nobody answers on."""
 
@@ -30,7 +30,7 @@ async def free_address(listen: str) -> AsyncIterator[None]:
     """
     kind, _, rest = listen.partition(":")
     if kind != "unix":
-        await asyncio.to_thread(_check_port, listen)
+        await asyncio.to_thread(check_port, listen)
         yield
         return
     path = Path(unquote(rest))  # as gRPC reads it
@@ -70,35 +70,7 @@ def _check_socket(listen: str, path: Path) -> None:
         except OSError as error:
             raise ConfigurationError(f"cannot listen on {listen}: {error}") from error
     if taken:
-        raise _in_use(listen, os.strerror(errno.EADDRINUSE))
-
-
-def _in_use(listen: str, reason: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"cannot listen on {listen}: {reason}; end what listens there, or give another address"
-    )
-
-
-def _check_port(listen: str) -> None:
-    """Raise ConfigurationError if nobody could listen on a host and port now. It blocks."""
-    host, _, port = listen.rpartition(":")
-    if not port.isdecimal() or int(port) > _MAX_PORT:
-        raise ConfigurationError(
-            f"cannot listen on {listen}: the port must be a number from 0 to {_MAX_PORT}"
-        )
-    try:
-        candidates = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except (socket.gaierror, UnicodeError) as error:
-        raise ConfigurationError(f"cannot listen on {listen}: there is no such host") from error
-    family, kind_of_socket, protocol, _, address = candidates[0]
-    with socket.socket(family, kind_of_socket, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            raise _in_use(listen, str(error.strerror)) from error
+        raise in_use(listen, os.strerror(errno.EADDRINUSE))
 
 
 def credentials(tls: TlsFiles) -> grpc.ServerCredentials:
