@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, nullcontext, suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -26,8 +26,6 @@ from outlast.server.operations import Operations
 _log = logging.getLogger(__name__)
 
 _GRPC_OPTIONS = (
-    # A second server on the same port must fail, not take half of the calls.
-    ("grpc.so_reuseport", 0),
     # The defaults cancel a burst of waiting calls.
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 200_000),
@@ -142,7 +140,12 @@ class Server:
 
     def _grpc_server(self) -> grpc.aio.Server:
         server = grpc.aio.server(
-            options=(*_GRPC_OPTIONS, _message_limit(self.config.engine.max_request_bytes))
+            options=(
+                *_GRPC_OPTIONS,
+                # Unless it is meant, a second server must fail, not take half of the calls.
+                ("grpc.so_reuseport", int(self.config.share_port)),
+                _message_limit(self.config.engine.max_request_bytes),
+            )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self.config.api:
@@ -160,7 +163,7 @@ class Server:
     async def _bind(self, server: grpc.aio.Server, listen: str) -> str:
         tls = self.config.tls
         secured = None if tls is None else await asyncio.to_thread(credentials, tls)
-        async with free_address(listen):
+        async with nullcontext() if self.config.share_port else free_address(listen):
             try:
                 if secured is None:
                     port = server.add_insecure_port(listen)
