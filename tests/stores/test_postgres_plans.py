@@ -63,7 +63,11 @@ HOT_QUERIES: dict[str, tuple[str, Any, set[str]]] = {
         TAKE | {"room": [2, 0]},
         {"operations_ready", "operations_interrupted", "operations_running", "requests_pkey"},
     ),
-    "running": (statements.COUNT_RUNNING, TAKE, {"operations_running", "operations_ready"}),
+    "places": (
+        statements.PLACES,
+        TAKE | {"namespace": 1, "lockable": [3, 0]},
+        {"operations_running", "operations_ready"},
+    ),
     "next lease": (statements.NEXT_LEASE, TAKE | {"suspects": True}, {"operations_running"}),
     "next ready": (statements.NEXT_READY, TAKE | {"suspects": True}, {"operations_ready"}),
     "renew": (
@@ -157,8 +161,9 @@ def test_what_runs_is_counted_without_meeting_what_waits(full, method):
     """Of m0 a thousand wait, of m1 none."""
     explain = b"EXPLAIN (ANALYZE, FORMAT JSON) "
     parameters = TAKE | {"methods": [method], "free": [4], "room": [0]}
+    parameters |= {"namespace": 1, "lockable": [99]}
     for sql, suspects in (
-        (statements.COUNT_RUNNING, 1),
+        (statements.PLACES, 1),
         (statements.CLAIM_LIMITED, 1),
         (statements.NEXT_LEASE, True),
     ):

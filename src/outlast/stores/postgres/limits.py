@@ -29,26 +29,37 @@ class Places:
         self._left: dict[str, int] = {}
         self._due: frozenset[str] = frozenset()
         self._locked: frozenset[str] = frozenset()
+        self._refused: frozenset[str] = frozenset()
 
     async def reserve(self, methods: Collection[str]) -> None:
         """Count what runs, and lock those methods of which something waits that may run."""
-        await self.count()
-        wanted = [it for it in self._due if it in methods and self._left[it]]
-        if wanted:
-            parameters = {"namespace": NAMESPACE, "methods": wanted}
-            cursor = await self._transaction.execute(statements.LOCK_METHODS, parameters)
-            self._locked = frozenset(method for (method,) in await cursor.fetchall())
-            await self.count()  # others may have given some until then
+        if not self._limits:
+            return
+        lockable = {it: limit if it in methods else 0 for it, limit in self._limits.items()}
+        self._locked = await self._count(lockable)
+        self._refused = self._due.intersection(methods) - self.full - self._locked
+        if self._locked:  # others may have given some until then
+            await self._count(dict.fromkeys(self._limits, 0))
 
-    async def count(self) -> None:
-        """Count what runs, by what is committed and what this transaction has written."""
-        if self._limits:
-            parameters = {**self._times, "methods": list(self._limits)}
-            cursor = await self._transaction.execute(statements.COUNT_RUNNING, parameters)
-            rows = await cursor.fetchall()
-            self._left = {it: max(self._limits[it] - count, 0) for it, count, _, _ in rows}
-            self.lost = frozenset(method for method, _, lost, _ in rows if lost)
-            self._due = frozenset(method for method, _, _, due in rows if due)
+    async def _count(self, lockable: Mapping[str, int]) -> frozenset[str]:
+        """Count what runs, as committed by now; return the methods that are locked by that."""
+        parameters = {
+            **self._times,
+            "namespace": NAMESPACE,
+            "methods": list(lockable),
+            "lockable": list(lockable.values()),
+        }
+        cursor = await self._transaction.execute(statements.PLACES, parameters)
+        rows = await cursor.fetchall()
+        self._left = {method: self._limits[method] - count for method, count, *_ in rows}
+        self.lost = frozenset(row[0] for row in rows if row[2])
+        self._due = frozenset(row[0] for row in rows if row[3])
+        return frozenset(row[0] for row in rows if row[4])
+
+    def note(self, method: str, *, waited: bool, runs: bool) -> None:
+        """Take note of what has become of an operation that was to be given."""
+        if method in self._left:
+            self._left[method] += (not waited) - runs
 
     def __contains__(self, method: str) -> bool:
         """Whether a method has a limit."""
@@ -56,14 +67,14 @@ class Places:
 
     def room(self, method: str) -> int:
         """Return how many operations that wait may be given."""
-        return self._left[method] if method in self._locked else 0
+        return max(self._left[method], 0) if method in self._locked else 0
 
     @property
     def full(self) -> frozenset[str]:
         """The methods of which as many run as may."""
-        return frozenset(method for method, left in self._left.items() if not left)
+        return frozenset(method for method, left in self._left.items() if left <= 0)
 
     @property
     def contended(self) -> frozenset[str]:
         """The methods of which something waits that might run, if another had not the lock."""
-        return self._due - self._locked - self.full
+        return self._refused - self.full

@@ -89,12 +89,13 @@ class TakeReady(Command[Claims]):
         places = Places(transaction, limits, times)
         await places.reserve(free)
         chosen = self._chosen(await self._ready(transaction, free, places, times), free, places)
-        claims = [
-            claim for row in chosen if (claim := await self._claim(transaction, row)) is not None
-        ]
+        claims: list[Claim] = []
+        for row in chosen:
+            if (claim := await self._claim(transaction, row)) is not None:
+                claims.append(claim)
+            waited = row[_STATE] == State.PENDING
+            places.note(row[_METHOD], waited=waited, runs=claim is not None)
         await transaction.flush()
-        if any(row[_METHOD] in places for row in chosen):
-            await places.count()
         given = sum(claim.operation.interruptions >= SUSPECT_FROM for claim in claims)
         parameters = {**times, "suspects": given < self.suspects}
         moment = await self._next_ready(transaction, places, parameters)
