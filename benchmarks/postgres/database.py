@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,10 @@ class DatabaseServer:
         if self._postmaster is None:
             return 0.0
         children = Path(f"/proc/{self._postmaster}/task/{self._postmaster}/children")
-        pids = [int(pid) for pid in children.read_text().split()]
-        own = processor_seconds(self._postmaster, with_ended_children=True)
-        return own + sum(processor_seconds(pid) for pid in pids)
+        while True:
+            with suppress(FileNotFoundError, ProcessLookupError):  # one has just ended: once more
+                own = processor_seconds(self._postmaster, with_ended_children=True)
+                return own + sum(processor_seconds(int(it)) for it in children.read_text().split())
 
     def close(self) -> None:
         """Let go of it."""

@@ -139,17 +139,22 @@ async def measure_rates(server: DatabaseServer, *, peers: Sequence[System], quic
     for _ in range(rounds):
         for system in systems:
             cases = _cases(system)
-            count = max(100, int(system.operations * share))
+            count = int(system.operations * share)
             texts = [f"{kind}:{callers}:{count}" for kind, callers in cases]
             results = await _run(server, system, chosen[system.name], texts)
             for case, result in zip(cases, results, strict=True):
                 rates.setdefault((system.name, *case), []).append(result)
     print(f"\nNo-ops from start to done, one process, median of {rounds} rounds in turn")
     print("until every handler has run and every end is committed")
-    print(f"{'':60}{'µs of processor time:':>25}")
-    print(f"{'':40}{'callers':>8}{'per second':>12}{'process':>9}{'database':>10}   Outlast is")
+    print(f"{'':60}{'µs of processor time':>19}{'Outlast is':>20}")
+    print(
+        f"{'':40}{'callers':>8}{'per second':>12}{'process':>9}{'database':>10}"
+        f"{'as fast':>10}{'cheaper':>10}"
+    )
     for system in systems:
-        _print_system(system, chosen[system.name], rates)
+        count = int(system.operations * share)
+        print(f"{system.name}, {system.setting} {chosen[system.name]}, {count} operations")
+        _print_system(system, rates)
 
 
 async def measure_dispatch(server: DatabaseServer, *, peers: Sequence[System], quick: bool) -> None:
@@ -203,8 +208,7 @@ async def _run(
     return results
 
 
-def _print_system(system: System, setting: int, rates: Rates) -> None:
-    print(f"{system.name}, {system.setting} {setting}")
+def _print_system(system: System, rates: Rates) -> None:
     for kind, callers in _cases(system):
         found = rates[system.name, kind, callers]
         rate, own, database = (
@@ -214,15 +218,20 @@ def _print_system(system: System, setting: int, rates: Rates) -> None:
         line += f"{database * 1e6:10,.0f}"
         if system is not OUTLAST:
             base = rates[OUTLAST.name, "single", callers or _CALLERS[-1]]
-            ratio = median(
-                one["per_second"] / other["per_second"]
-                for one, other in zip(base, found, strict=True)
+            pairs = list(zip(base, found, strict=True))
+            faster = median(ours["per_second"] / theirs["per_second"] for ours, theirs in pairs)
+            cheaper = median(
+                _processor_time(theirs) / _processor_time(ours) for ours, theirs in pairs
             )
-            line += f"   {ratio:5.2f} × as fast"
+            line += f"{faster:8.2f} ×{cheaper:8.2f} ×"
             if kind == "single":
-                line += "; " + verdict(ratio, system.slower, at_least=True)
+                line += "   " + verdict(faster, system.slower, at_least=True, unit=" ×")
             else:
-                line += f" one by one, {_CALLERS[-1]} callers"
+                line += f"   one by one, {_CALLERS[-1]} callers"
         print(line)
     for what, promise in system.promises.items():
         print(f"    {what + ':':9}{promise}")
+
+
+def _processor_time(result: Mapping[str, float]) -> float:
+    return result["process"] + result["database"]

@@ -15,7 +15,7 @@ from benchmarks.postgres.database import DatabaseServer
 from benchmarks.postgres.nodes import Node, node
 from benchmarks.rpc import start_to_done
 
-_NAMES = {1: "one node", 2: "two nodes"}
+_CASES = (("one node", 1, CALLERS), ("one node", 1, CALLERS // 2), ("two nodes", 2, CALLERS))
 _PARTS = ("servers", "database", "client")
 
 
@@ -34,30 +34,31 @@ async def measure(server: DatabaseServer, *, quick: bool) -> None:
     rounds, seconds = (1, 0.3) if quick else (3, 5.0)
     async with AsyncExitStack() as stack:
         groups: dict[int, Sequence[Node]] = {}
-        for count in _NAMES:
+        for count in (1, 2):
             url = stack.enter_context(server.database())
             starting = [node(url, service="NoOpScripts") for _ in range(count)]
             groups[count] = await asyncio.gather(*map(stack.enter_async_context, starting))
-        for nodes in groups.values():
-            await _load(server, nodes, seconds / 4)
-        costs: dict[int, list[Cost]] = {count: [] for count in groups}
+            await _load(server, groups[count], CALLERS, seconds / 4)
+        costs: list[list[Cost]] = [[] for _ in _CASES]
         for _ in range(rounds):
-            for count, nodes in groups.items():
-                costs[count].append(await _load(server, nodes, seconds))
-    print(f"\nStart to done over gRPC, {CALLERS} callers in all, median of {rounds} rounds in turn")
-    print(f"{'':14}{'':>12}{'processor time of each operation, µs':>48}")
+            for found, (_, count, callers) in zip(costs, _CASES, strict=True):
+                found.append(await _load(server, groups[count], callers, seconds))
+    print(f"\nStart to done over gRPC, median of {rounds} rounds in turn")
+    print(f"{'':34}{'processor time of each operation, µs':>48}")
     print(
-        f"{'':14}{'per second':>12}{'servers':>12}{'database':>12}{'client':>12}{'all':>12}"
-        f"{'cores busy':>12}"
+        f"{'':14}{'callers':>8}{'per second':>12}{'servers':>12}{'database':>12}{'client':>12}"
+        f"{'all':>12}{'cores busy':>12}"
     )
-    for count, found in costs.items():
+    for (name, _, callers), found in zip(_CASES, costs, strict=True):
         rate = median(it.per_second for it in found)
         parts = [median(getattr(it, part) for it in found) for part in _PARTS]
         columns = "".join(f"{part:12,.0f}" for part in (*parts, sum(parts)))
-        print(f"{_NAMES[count]:14}{rate:12,.0f}{columns}{rate * sum(parts) / 1e6:12.2f}")
+        print(f"{name:14}{callers:8}{rate:12,.0f}{columns}{rate * sum(parts) / 1e6:12.2f}")
 
 
-async def _load(server: DatabaseServer, nodes: Sequence[Node], seconds: float) -> Cost:
+async def _load(
+    server: DatabaseServer, nodes: Sequence[Node], callers: int, seconds: float
+) -> Cost:
     """Have callers, each with its node, start one operation after the other and wait for it."""
     count = 0
     channels = [grpc.aio.insecure_channel(it.address) for it in nodes]
@@ -71,7 +72,7 @@ async def _load(server: DatabaseServer, nodes: Sequence[Node], seconds: float) -
             await calls[number % len(calls)]()
             count += 1
 
-    await asyncio.gather(*(caller(number) for number in range(CALLERS)))
+    await asyncio.gather(*(caller(number) for number in range(callers)))
     elapsed = time.perf_counter() - began
     after = _used(server, nodes)
     for channel in channels:
