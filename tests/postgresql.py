@@ -67,6 +67,11 @@ class PostgresServer:
             self._as |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         self._programs = self._reachable(programs)
 
+    @property
+    def programs(self) -> Path:
+        """The folder of the programs of its version."""
+        return self._programs
+
     def __enter__(self) -> Self:
         try:
             self._initialise()

@@ -16,11 +16,20 @@ from typing import Any
 
 import pytest
 
+from tests.postgresql import PostgresServer
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
 PORT = "50051"
-"""What documents listen on; a reader takes a free port."""
+"""What documents listen on; a reader takes a free port, and others for the other nodes."""
+PORTS = (PORT, "50061", "50062", "50063")
+
+DATABASES = {
+    it: re.compile(rf"postgresql://outlast@db\.example/{it}\b(?:\?[\w=&-]+)?")
+    for it in ("operations", "restored")
+}
+"""The databases of the documents. A reader has empty ones on a server of its own."""
 
 NOT_RUN = {
     "make": "the targets set up an environment of their own, and one runs these tests; "
@@ -90,15 +99,19 @@ class Reader:
     at all, and on a line of its own any lines or none.
     """
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(
+        self, folder: Path, stack: ExitStack, start_postgres: Callable[[], PostgresServer]
+    ) -> None:
         self.folder = folder
         self.not_run = set(NOT_RUN)
         self._stack = stack
-        self._port = _free_port()
+        self._ports = {port: _free_port() for port in PORTS}
+        self._start_postgres = start_postgres
+        self._databases: dict[str, str] = {}
         self._real_ids: dict[str, str] = {}
         self._processes: dict[str, subprocess.Popen[str]] = {}
         folder.mkdir()
-        self._environment = _environment(folder.parent / "bin", self._port)
+        self._environment = _environment(folder.parent / "bin", self._ports[PORT])
 
     def follow(self, block: Block) -> None:
         """Do what a block says."""
@@ -156,7 +169,7 @@ class Reader:
     def _write(self, name: str, text: str) -> None:
         path = self.folder / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text.replace(PORT, self._port), encoding="utf-8")
+        path.write_text(text.replace(PORT, self._ports[PORT]), encoding="utf-8")
 
     def _start(self, block: Block) -> None:
         """Start a server, or a worker, in place of the one before; compare what it prints.
@@ -164,7 +177,7 @@ class Reader:
         It is the last command of its block.
         """
         (role,) = block.words
-        assert role in {"server", "worker"}, block.where
+        assert re.fullmatch(r"server|worker|node\d", role), block.where
         *others, (command, output) = block.commands
         for other, printed in others:
             self._compare(printed, self.run(self._real(other)), block.where)
@@ -188,9 +201,22 @@ class Reader:
 
     def _real(self, text: str) -> str:
         """Put what is real here in place of what the documents show."""
-        for shown, real in {PORT: self._port, **self._real_ids}.items():
+        for shown, real in {**self._ports, **self._real_ids}.items():
             text = text.replace(shown, real)
+        for name, shown_url in DATABASES.items():
+            if shown_url.search(text):
+                url = self._database(name)
+                text = shown_url.sub(lambda _, url=url: url, text)
         return text
+
+    def _database(self, name: str) -> str:
+        """Return the URL of a database that is empty at first."""
+        if name not in self._databases:
+            server = self._start_postgres()
+            path = os.pathsep.join([str(server.programs), self._environment["PATH"]])
+            self._environment["PATH"] = path
+            self._databases[name] = server.new_database()
+        return self._databases[name]
 
     def _compare(self, expected: str, printed: str, where: str) -> None:
         if not expected:
@@ -213,7 +239,9 @@ class Reader:
             return f"(?P<id{len(new_ids) - 1}>{_UUID})"
 
         parts, end = [], 0
-        text = expected.replace(PORT, self._port)
+        text = expected
+        for shown_port, port in self._ports.items():
+            text = text.replace(shown_port, port)
         for match in _VARIABLE.finditer(text):
             parts += [re.escape(text[end : match.start()]), pattern(match)]
             end = match.end()
@@ -288,9 +316,9 @@ def commands() -> Sequence[str]:
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> Iterator[Reader]:
+def reader(tmp_path: Path, postgres_of: Callable[[str], PostgresServer]) -> Iterator[Reader]:
     with ExitStack() as stack:
-        yield Reader(tmp_path / "a project", stack)
+        yield Reader(tmp_path / "a project", stack, lambda: postgres_of("18"))
 
 
 @pytest.fixture
