@@ -318,7 +318,9 @@ def test_a_retry_policy_that_leaves_nothing(options):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"store": "mysql://there"}, "there is no store for 'mysql://there'"),
+        ({"store": "mysql://me:secret@there"}, "there is no store for 'mysql://me@there'"),
+        ({"store": "memory:", "store_direct": "postgresql://db"}, "both have to be postgresql://"),
+        ({"store": "postgresql://db", "store_direct": "a.db"}, "both have to be postgresql://"),
         ({"listen": "192.0.2.1:0"}, "cannot listen on 192.0.2.1:0"),
         ({"tls": outlast.TlsFiles(certificate=Path("/no/c"), key=Path("/no/k"))}, "/no/c"),
     ],

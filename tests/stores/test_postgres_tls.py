@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from outlast.domain.errors import StoreOpenError
 from outlast.engine.clock import SystemClock
 from outlast.ports import Clock
+from outlast.server.config import ServerConfig
 from outlast.stores.postgres import PostgresStore
 from tests.postgresql import CannotStartError, TcpPostgresServer, installations
 
@@ -181,6 +182,11 @@ async def test_a_wrong_password_is_refused(server, trusted):
 async def test_a_database_that_is_not_there_is_refused(server, trusted):
     url = server.tcp_url(CREDENTIALS, HOST, **trusted()).replace("/postgres?", "/elsewhere?")
     assert 'database "elsewhere" does not exist' in await refusal(url)
+
+
+def test_a_configuration_does_not_show_it():
+    url = f"postgresql://{CREDENTIALS}@db.example/jobs"
+    assert "hunter" not in repr(ServerConfig(store=url, store_direct=url))
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def _local(name: str, clock: Clock) -> AbstractAsyncContextManager[OperationStor
         return MemoryStore.open(clock=clock)
     if "://" in name:
         raise ConfigurationError(
-            f"there is no store for {name!r}; name a file, {MEMORY} or a postgresql:// URL"
+            f"there is no store for {described(name)!r}; name a file, {MEMORY} or a postgresql:// URL"
         )
     return SqliteStore.open(name, clock=clock)
 
