@@ -52,10 +52,8 @@ class Supervisor:
     """Keeps processes running until it is told to stop, and then stops them. For one loop."""
 
     def __init__(self, count: int, address: str, arguments: Sequence[str]) -> None:
-        program = PROGRAM.format(path=sys.path)
-        self._command = [sys.executable, "-c", program, address, *arguments]
         self._stopping = asyncio.Event()
-        self._members = [_Member(self._command, self._stopping) for _ in range(count)]
+        self._members = [_Member(address, arguments, self._stopping) for _ in range(count)]
         self._tasks: list[asyncio.Task[int]] = []
 
     async def run(self) -> int:
@@ -96,10 +94,11 @@ class Supervisor:
 class _Member:
     """One of the processes, and those that take its place."""
 
-    def __init__(self, command: Sequence[str], stopping: asyncio.Event) -> None:
+    def __init__(self, address: str, arguments: Sequence[str], stopping: asyncio.Event) -> None:
         self.ready: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         """The ready line of the first process, or None if it has ended before it was ready."""
-        self._command = command
+        self._address = address
+        self._arguments = arguments
         self._stopping = stopping
         self._process: Process | None = None
 
@@ -129,23 +128,21 @@ class _Member:
     def stop(self) -> None:
         """Send the process that runs a signal."""
         if self._process is not None:
-            self._process.terminate()
+            with suppress(ProcessLookupError):  # it has just ended
+                self._process.terminate()
 
     async def _run(self) -> tuple[int, float]:
         """Run a process to its end; return its exit code, and for how many seconds it was ready."""
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            ours.setblocking(False)
-            try:
-                process = await self._spawn(theirs)
-            except OSError as error:
-                _log.error("no process can be started: %s", error)  # it says all
-                return ExitCode.CANNOT_SERVE, 0.0
-            theirs.close()
+        try:
+            process, link = await self._spawn()
+        except OSError as error:
+            _log.error("no process can be started: %s", error)
+            return ExitCode.CANNOT_SERVE, 0.0
+        with link:
             self._process = process
             if self._stopping.is_set():  # it was not there yet to be told
-                process.terminate()
-            ready_line = await _line(ours)
+                self.stop()
+            ready_line = await _line(link)
             ready_at = time.monotonic()
             if ready_line and not self.ready.done():
                 self.ready.set_result(ready_line)
@@ -153,22 +150,30 @@ class _Member:
             self._process = None
         if self._stopping.is_set() and code == -signal.SIGTERM:
             return ExitCode.OK, 0.0  # it had not got as far as to stop in peace
-        if (ready_line and not self._stopping.is_set()) or code < 0:
+        if code < 0 or (ready_line and not self._stopping.is_set()):
             _log.error("process %d ended %s", process.pid, _described(code))
-        seconds = time.monotonic() - ready_at if ready_line else 0.0
-        return code if code >= 0 else ExitCode.CANNOT_SERVE, seconds
+        ready_seconds = time.monotonic() - ready_at if ready_line else 0.0
+        return code if code >= 0 else ExitCode.CANNOT_SERVE, ready_seconds
 
-    async def _spawn(self, link: socket.socket) -> Process:
+    async def _spawn(self) -> tuple[Process, socket.socket]:
         """Start a process in a session of its own: Ctrl-C is for the supervisor only."""
-        program, address_and_arguments = self._command[:3], self._command[3:]
-        return await asyncio.create_subprocess_exec(
-            *program,
-            str(link.fileno()),
-            *address_and_arguments,
-            stdin=DEVNULL,
-            pass_fds=[link.fileno()],
-            start_new_session=True,
-        )
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *("-c", PROGRAM.format(path=sys.path)),
+                    *(str(theirs.fileno()), self._address),
+                    *self._arguments,
+                    stdin=DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+            except OSError:
+                ours.close()
+                raise
+        return process, ours
 
 
 async def _line(link: socket.socket) -> str:
@@ -183,4 +188,6 @@ async def _line(link: socket.socket) -> str:
 
 
 def _described(code: int) -> str:
-    return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    if code >= 0:
+        return f"with exit code {code}"
+    return f"by {next((it.name for it in signal.Signals if it == -code), f'signal {-code}')}"
