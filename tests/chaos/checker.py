@@ -5,13 +5,23 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, combinations
 from typing import NamedTuple
 
-from tests.chaos.history import Call, Entry, History, Snapshot
+from tests.chaos.history import Call, Entry, History, Outage, Snapshot
+from tests.chaos.servers import CONCURRENCY, LEASE_SECONDS
+from tests.chaos.service import RETRY_DELAY_SECONDS
 
 WAIT_BOUND_SECONDS = 3.0
 """How long after an end a waiting call may be answered: 0.25 s, on a busy machine."""
+CANCEL_BOUND_SECONDS = 1.0 + 1.0
+"""How long after a cancel a handler may go on that was not told: 1 s, on a busy machine."""
+TAKEOVER_BOUND_SECONDS = LEASE_SECONDS + 1.0 + 2.0
+"""When what a killed process ran is run again: within a lease and 1 s, on a busy machine."""
+
+_ENDS = {"ended", "failed", "stopped", "broke"}
+"""With what a run is over."""
+_CLOCKS_DIFFER_SECONDS = 0.05
 
 _NO_ANSWER = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"}
 _ANSWERS = {"OK", "NOT_FOUND"}
@@ -42,8 +52,13 @@ class _Indexed:
         self.history = history
         self.accepted: dict[str, float] = {}
         """When the caller first knew of the operation."""
+        self.starts: dict[str, list[Call]] = defaultdict(list)
+        """Those that were answered, by their request_id."""
         self.deletes: dict[str, list[Call]] = defaultdict(list)
-        self.cancelled: set[str] = set()
+        self.cancelled: dict[str, float] = {}
+        """When a caller first asked the operation to stop."""
+        self.cancel_known: dict[str, float] = {}
+        """When a caller first knew that the operation was asked to stop."""
         self.seen: dict[str, list[_Seen]] = defaultdict(list)
         self.runs: dict[str, list[Entry]] = defaultdict(list)
         for call in history.calls:
@@ -57,9 +72,14 @@ class _Indexed:
         if call.kind == "delete":
             self.deletes[call.name].append(call)
         elif call.kind == "cancel":
-            self.cancelled.add(call.name)
+            asked = self.cancelled.get(call.name, math.inf)
+            self.cancelled[call.name] = min(call.began, asked)
+            if call.code == "OK":
+                known = self.cancel_known.get(call.name, math.inf)
+                self.cancel_known[call.name] = min(call.ended, known)
         elif call.kind == "start" and call.code == "OK":
             name = call.snapshots[0].name
+            self.starts[call.request_id].append(call)
             self.accepted[name] = min(call.ended, self.accepted.get(name, math.inf))
         for snapshot in call.snapshots:
             self.seen[snapshot.name].append(_Seen(call.began, call.ended, snapshot))
@@ -83,6 +103,13 @@ class _Indexed:
         says = final.says if final is not None else None
         ends = (it for it in self.runs[name] if it.event == "ended")
         return min((it.moment for it in ends if it.value == says), default=math.inf)
+
+    def handlers(self, name: str) -> dict[str, list[Entry]]:
+        """Return what each run of an operation wrote down."""
+        runs: dict[str, list[Entry]] = defaultdict(list)
+        for entry in self.runs[name]:
+            runs[entry.run].append(entry)
+        return runs
 
 
 def check(history: History) -> Sequence[Anomaly]:
@@ -203,6 +230,82 @@ def _results_have_an_author(index: _Indexed) -> Iterator[Anomaly]:
             yield Anomaly("result of nobody", name, text)
 
 
+def _a_cancel_reaches_the_handler(index: _Indexed) -> Iterator[Anomaly]:
+    for name, known in index.cancel_known.items():
+        for run in index.handlers(name).values():
+            told = (it.moment for it in run if it.event in {"stopped", "ignored"})
+            last = min(run[-1].moment, min(told, default=math.inf))
+            late = last - known - CANCEL_BOUND_SECONDS
+            if late > 0 and late > _time_out(index, "", known, last):
+                text = f"a handler was not told for {last - known:.1f} s"
+                yield Anomaly("cancel missed", name, text)
+
+
+def _what_a_killed_process_ran_is_taken_over(index: _Indexed) -> Iterator[Anomaly]:
+    """What was lost before as well may be on trial, and has to wait for others."""
+    kills = {it.process: it for it in index.history.outages if it.kind == "kill"}
+    for name in index.runs:
+        runs = sorted(index.handlers(name).values(), key=lambda run: run[0].epoch)
+        lost = [run for run in runs if run[0].process in kills and run[-1].event not in _ENDS]
+        if lost:
+            run = lost[0]
+            later = (it for it in runs if it[0].epoch > run[0].epoch)
+            again = min((it[0].moment for it in later), default=math.inf)
+            if again < index.cancelled.get(name, math.inf):
+                yield from _taken_over_late(index, name, kills[run[0].process], again)
+
+
+def _taken_over_late(index: _Indexed, name: str, kill: Outage, again: float) -> Iterator[Anomaly]:
+    """Return an anomaly if a run came too late; that one comes at all is another rule."""
+    late = again - kill.began - TAKEOVER_BOUND_SECONDS
+    if 0 < late < math.inf and late > _time_out(index, "", kill.began, again):
+        text = f"was run again {again - kill.began:.1f} s after a kill of {kill.server}"
+        yield Anomaly("taken over late", name, text)
+
+
+def _retries_wait(index: _Indexed) -> Iterator[Anomaly]:
+    for name, entries in index.runs.items():
+        failed: dict[int, float] = {}
+        for entry in sorted(entries, key=lambda it: it.moment):
+            if entry.event == "failed":
+                failed.setdefault(entry.attempt, entry.moment)
+            if entry.event == "began" and entry.attempt - 1 in failed:
+                pause = entry.moment - failed.pop(entry.attempt - 1)
+                if pause < RETRY_DELAY_SECONDS - _CLOCKS_DIFFER_SECONDS:
+                    yield Anomaly("retried early", name, f"after {pause:.3f} s")
+
+
+def _processes_keep_their_concurrency(index: _Indexed) -> Iterator[Anomaly]:
+    running: dict[int, set[str]] = defaultdict(set)
+    told: set[int] = set()
+    for entry in index.history.entries:
+        runs = running[entry.process]
+        if entry.event == "began":
+            runs.add(entry.run)
+        elif entry.event in _ENDS:
+            runs.discard(entry.run)
+        if len(runs) > CONCURRENCY and entry.process not in told:
+            told.add(entry.process)
+            text = f"process {entry.process} ran {len(runs)} operations at a time"
+            yield Anomaly("too many at a time", entry.name, text)
+
+
+def _exclusive_keys_are_not_shared(index: _Indexed) -> Iterator[Anomaly]:
+    """Each operation has its key at least from when it was known until it was last known to go on."""
+    held: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
+    for name, since in index.accepted.items():
+        keys = {it.value for it in index.runs[name] if it.event == "began"} - {""}
+        seen = [it.began for it in index.seen[name] if not it.snapshot.done]
+        written = index.written(name)
+        until = max([*seen, written] if written < math.inf else seen, default=-math.inf)
+        for key in keys:
+            held[key].append((since, until, name))
+    for key, times in held.items():
+        for first, second in combinations(sorted(times), 2):
+            if second[0] < first[1] and second[0] < second[1]:
+                yield Anomaly("exclusive key shared", second[2], f"{key} with {first[2]}")
+
+
 def _no_waiter_is_missed(index: _Indexed) -> Iterator[Anomaly]:
     for call in index.history.calls:
         if call.kind != "wait" or call.code not in {"OK", "DEADLINE_EXCEEDED"}:
@@ -225,7 +328,7 @@ def _time_out(index: _Indexed, server: str, began: float, ended: float) -> float
     return sum(
         max(0.0, min(ended, it.ended) - max(began, it.began))
         for it in index.history.outages
-        if it.server == server or it.kind in {"pause", "crash", "cut off"}
+        if it.server == server or it.kind in {"pause", "crash", "cut off", "drop"}
     )
 
 
@@ -234,6 +337,9 @@ def _lists_are_whole(index: _Indexed) -> Iterator[Anomaly]:
         if call.kind != "list" or call.code != "OK":
             continue
         names = [snapshot.name for snapshot in call.snapshots]
+        for name in names:
+            if not name.startswith(f"{call.name}/operations/"):
+                yield Anomaly("listed elsewhere", name, f"in a list of {call.name}")
         for name in {name for name in names if names.count(name) > 1}:
             yield Anomaly("listed twice", name, f"in one list of {call.name}")
         for name, since in index.accepted.items():
@@ -244,7 +350,10 @@ def _lists_are_whole(index: _Indexed) -> Iterator[Anomaly]:
 
 def _answers_make_sense(index: _Indexed) -> Iterator[Anomaly]:
     for call in index.history.calls:
-        if call.code not in _ANSWERS | _NO_ANSWER:
+        refused = call.kind == "start" and call.code == "ABORTED"  # its key is another's
+        if refused and any(it.ended < call.began for it in index.starts[call.request_id]):
+            yield Anomaly("refused after its start", "", f"request_id {call.request_id}")
+        if call.code not in _ANSWERS | _NO_ANSWER and not refused:
             yield Anomaly("unexpected answer", call.name, f"{call.kind} ended with {call.code}")
     for fault in index.history.faults:
         yield Anomaly("fault", "", fault)
@@ -260,6 +369,11 @@ _RULES: Sequence[Callable[[_Indexed], Iterable[Anomaly]]] = (
     _a_lease_runs_once,
     _recorded_steps_stay,
     _results_have_an_author,
+    _a_cancel_reaches_the_handler,
+    _what_a_killed_process_ran_is_taken_over,
+    _retries_wait,
+    _processes_keep_their_concurrency,
+    _exclusive_keys_are_not_shared,
     _no_waiter_is_missed,
     _lists_are_whole,
     _answers_make_sense,

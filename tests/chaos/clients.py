@@ -158,15 +158,11 @@ class Client:
         return self._random.choice(self._servers)
 
     async def _start(self) -> tuple[str, int]:
-        """Start an operation, with one request_id however often that takes.
+        """Start an operation, with one request_id however often that takes, unless it is refused.
 
         Returns its name, nothing if no server takes it, and the number of tries.
         """
-        request = script_pb2.RunScriptRequest(
-            parent=self.parent,
-            steps=[script_pb2.Step(**step) for step in self._steps()],
-            request_id=str(UUID(int=self._random.getrandbits(128), version=4)),
-        )
+        request = self._request()
         tries, give_up = 0, time.monotonic() + _GIVE_UP_SECONDS
         while time.monotonic() < give_up:
             at_once = self._random.choices([1, 2], weights=[9, 1])[0]
@@ -177,9 +173,20 @@ class Client:
             for call in calls:
                 if call.code == "OK":
                     return call.snapshots[0].name, tries
+            if any(call.code == "ABORTED" for call in calls):
+                request, tries = self._request(), 0  # somebody else has the resource
             await asyncio.sleep(self._random.uniform(0.02, 0.2))
         self._recorder.faults.append(f"no server took the request {request.request_id}")
         return "", tries
+
+    def _request(self) -> script_pb2.RunScriptRequest:
+        exclusive = self._random.random() < 0.15
+        return script_pb2.RunScriptRequest(
+            parent=self.parent,
+            steps=[script_pb2.Step(**step) for step in self._steps()],
+            request_id=str(UUID(int=self._random.getrandbits(128), version=4)),
+            exclusive_key=f"key {self._random.randrange(3)}" if exclusive else "",
+        )
 
     def _steps(self) -> Iterator[dict[str, Any]]:
         random = self._random
@@ -206,7 +213,7 @@ class Client:
         doomed = may_delete and random.random() < 0.15
         while time.monotonic() < end:
             kinds = ["wait", "get", "cancel", "list", "delete"]
-            weights = [50, 25, 2, 10, 15 if doomed else 0]
+            weights = [50, 25, 4, 10, 15 if doomed else 0]
             match random.choices(kinds, weights)[0]:
                 case "wait":
                     call = await recorder.wait(self._choose(), name, random.uniform(0.1, 8.0))

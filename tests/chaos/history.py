@@ -52,9 +52,10 @@ class Call:
 class Entry:
     """A line that a handler has appended to the audit file; their order is that of the file.
 
-    began: the handler was called; ran: it executes a step; got: the step's result is
-    recorded; ended: it is about to end the operation; failed: it fails to be retried;
-    stopped: it was told to stop.
+    began: the handler was called, with its exclusive key as the value; ran: it executes a
+    step; got: the step's result is recorded; ended: it is about to end the operation;
+    failed: it fails to be retried; stopped: it was told to stop; ignored: that as well, but
+    it goes on; broke: it ends in another way.
     """
 
     event: str
@@ -91,6 +92,8 @@ class Outage:
     """pause, or another word for what ends the process."""
     began: float
     ended: float
+    process: int = 0
+    """That was killed, if one was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,8 +66,9 @@ _TROUBLES = {
     "pause": "paused for a while or until killed",
     "restart": "restarted in an orderly way",
     "crash": "crashes of the database",
-    "deafen": "cuts of what listens to it",
-    "cut off": "cuts of all connections",
+    "deafen": "ends of the sessions that listen to it",
+    "cut off": "ends of all sessions",
+    "drop": "cuts of all connections to it",
 }
 
 

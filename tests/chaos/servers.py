@@ -20,6 +20,7 @@ from tests.chaos.service import AUDIT
 
 LEASE_SECONDS = 1.0
 GRACE_SECONDS = 1.0
+CONCURRENCY = 8
 
 _ROOT = Path(__file__).parents[2]
 _START_SECONDS = 60.0
@@ -52,6 +53,11 @@ class Server:
         """What all its processes have logged."""
         return self._log.read_text(encoding="utf-8", errors="replace")
 
+    @property
+    def process(self) -> int:
+        """The process of the moment, or the last one."""
+        return 0 if self._process is None else self._process.pid
+
     async def start(self) -> None:
         """Start a process, as a supervisor does while its store is away; return when it serves."""
         began = time.monotonic()
@@ -69,7 +75,7 @@ class Server:
     async def _try_to_start(self) -> str:
         """Start a process; return where it serves, nothing if it has ended instead."""
         arguments = ["--service", "tests.chaos.service:ChaosService", "--store", self._store]
-        arguments += ["--listen", "127.0.0.1:0", "--concurrency", "16"]
+        arguments += ["--listen", "127.0.0.1:0", "--concurrency", f"{CONCURRENCY}"]
         arguments += ["--lease", f"{LEASE_SECONDS}s", "--grace", f"{GRACE_SECONDS}s"]
         paths = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         environment = {AUDIT: str(self._folder / "audit"), "PYTHONPATH": paths}
@@ -154,9 +160,11 @@ class _Timed:
 
     def __enter__(self) -> None:
         self._began = time.monotonic()
+        self._process = self._server.process if self._kind == "kill" else 0
 
     def __exit__(self, *_: object) -> None:
-        outage = Outage(self._server.name, self._kind, self._began, time.monotonic())
+        moments = self._began, time.monotonic()
+        outage = Outage(self._server.name, self._kind, *moments, self._process)
         self._server.outages.append(outage)
 
 

@@ -17,6 +17,9 @@ from tests.chaos.history import Entry
 AUDIT = "OUTLAST_CHAOS_AUDIT"
 """The environment variable that names the file."""
 
+RETRY_DELAY_SECONDS = 0.3
+"""How long after a failure the next attempt may begin."""
+
 _RETRY = outlast.RetryPolicy(
     max_attempts=8,
     initial_backoff=timedelta(milliseconds=20),
@@ -36,7 +39,7 @@ class ChaosService(script_pb2_grpc.ScriptServiceServicer):
         """Make a service that writes to the file that the environment names."""
         return cls(Path(environment[AUDIT]))
 
-    @outlast.long_running(retry=_RETRY)
+    @outlast.long_running(retry=_RETRY, exclusive=lambda request: request.exclusive_key)
     async def RunScript(
         self,
         request: script_pb2.RunScriptRequest,
@@ -44,12 +47,17 @@ class ChaosService(script_pb2_grpc.ScriptServiceServicer):
     ) -> script_pb2.RunScriptResponse:
         """Take the steps."""
         run = _Run(self._file, request.request_id, operation)
-        run.note("began")
+        run.note("began", value=request.exclusive_key)
         try:
             for step in request.steps:
                 await run.take(step)
         except asyncio.CancelledError:
             run.note("stopped")
+            raise
+        except outlast.OperationFailed:
+            raise
+        except BaseException:
+            run.note("broke")
             raise
         text = run.text
         run.note("ended", value=text)
@@ -114,7 +122,11 @@ class _Run:
                 time.sleep(step.block.ToTimedelta().total_seconds())  # noqa: ASYNC251
             case "fail_attempts" if self._operation.attempt <= step.fail_attempts.attempts:
                 self.note("failed")
-                raise outlast.OperationFailed(outlast.Code.UNAVAILABLE, "told to fail for now")
+                raise outlast.OperationFailed(
+                    outlast.Code.UNAVAILABLE,
+                    "told to fail for now",
+                    retry_delay=timedelta(seconds=RETRY_DELAY_SECONDS),
+                )
             case "fail":
                 message = f"{step.fail.message}, says {self._run}"
                 self.note("ended", value=message)
@@ -135,3 +147,4 @@ class _Run:
         except asyncio.CancelledError:
             if not self._stubborn:
                 raise
+            self.note("ignored")

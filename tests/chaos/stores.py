@@ -13,6 +13,7 @@ import psycopg
 
 from tests.chaos.history import Outage
 from tests.postgresql import PostgresServer, installations
+from tests.postgresql_proxy import PostgresProxy
 
 _UNFINISHED = "SELECT name FROM {} WHERE state IN ('PENDING', 'RUNNING')"
 _END_SESSIONS = """
@@ -20,6 +21,11 @@ SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 WHERE pid <> pg_backend_pid() AND application_name = 'outlast'
 """
 _LISTENERS = " AND query LIKE 'LISTEN%'"
+_SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'outlast'"
+_MOST_SESSIONS = 60
+"""Ten of each of four processes, and some of processes that were killed a moment ago."""
+_END_SECONDS = 10.0
+"""How long the last sessions may take to end when nobody needs them any more."""
 
 
 class Store(ABC):
@@ -76,12 +82,14 @@ class SqliteFile(Store):
 
 
 class PostgresDatabase(Store):
-    """A database whose server crashes, and drops its connections."""
+    """A database whose server crashes, and ends its sessions, behind a network that is cut."""
 
-    def __init__(self, server: PostgresServer) -> None:
+    def __init__(self, server: PostgresServer, network: PostgresProxy) -> None:
         super().__init__()
         self._server = server
-        self.argument = server.url()
+        self._network = network
+        self._most_sessions = 0
+        self.argument = network.url
 
     @classmethod
     @asynccontextmanager
@@ -90,38 +98,56 @@ class PostgresDatabase(Store):
         programs = installations()
         newest = programs[max(programs, key=int)]
         server = await asyncio.to_thread(PostgresServer, newest, "-c", "max_connections=100")
-        with server:
-            yield cls(server)
+        with server, PostgresProxy(server.url()) as network:
+            yield cls(server, network)
 
     async def trouble(self, random: Random, seconds: float) -> None:
+        deeds = {
+            "crash": self._crash,
+            "deafen": lambda: self._server.execute(_END_SESSIONS + _LISTENERS),
+            "cut off": lambda: self._server.execute(_END_SESSIONS),
+            "drop": self._network.cut,
+        }
         end = time.monotonic() + seconds
+        ahead: list[str] = []
         while True:
-            quiet = random.uniform(1.0, 6.0)
+            quiet = random.uniform(0.5, 4.0)
             if time.monotonic() + quiet >= end:
                 return
             await asyncio.sleep(quiet)
-            deed = random.choices(["crash", "deafen", "cut off"], weights=[2, 2, 2])[0]
+            await asyncio.to_thread(self._count_sessions)
+            if not ahead:  # each of them as often as the others
+                ahead = random.sample(list(deeds), len(deeds))
+            deed = ahead.pop()
             began = time.monotonic()
-            match deed:
-                case "crash":
-                    await asyncio.to_thread(self._crash)
-                case "deafen":
-                    await asyncio.to_thread(self._server.execute, _END_SESSIONS + _LISTENERS)
-                case _:
-                    await asyncio.to_thread(self._server.execute, _END_SESSIONS)
+            await asyncio.to_thread(deeds[deed])
             self.outages.append(Outage("postgres", deed, began, time.monotonic()))
 
     def _crash(self) -> None:
         self._server.halt("immediate")
         self._server.start()
 
+    def _count_sessions(self) -> int:
+        with psycopg.connect(self._server.url()) as connection:
+            ((count,),) = connection.execute(_SESSIONS).fetchall()
+        self._most_sessions = max(self._most_sessions, count)
+        return int(count)
+
     def unfinished(self) -> Sequence[str]:
-        with psycopg.connect(self.argument) as connection:
+        with psycopg.connect(self._server.url()) as connection:
             sql = _UNFINISHED.format("outlast.operations")
             return [name for (name,) in connection.execute(sql.encode())]
 
     def faults(self) -> Iterator[str]:
-        with psycopg.connect(self.argument) as connection:
+        if self._most_sessions > _MOST_SESSIONS:
+            yield f"there were {self._most_sessions} sessions at a time"
+        end = time.monotonic() + _END_SECONDS
+        while left := self._count_sessions():
+            if time.monotonic() > end:
+                yield f"{left} sessions are left of processes that have ended"
+                break
+            time.sleep(0.1)
+        with psycopg.connect(self._server.url()) as connection:
             found = connection.execute(
                 "SELECT name FROM outlast.operations o"
                 " LEFT JOIN outlast.requests r ON r.operation = o.id WHERE r.operation IS NULL"

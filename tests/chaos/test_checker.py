@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos.checker import WAIT_BOUND_SECONDS, check
+from tests.chaos.checker import TAKEOVER_BOUND_SECONDS, WAIT_BOUND_SECONDS, check
 from tests.chaos.history import Call, Entry, History, Outage, Snapshot
+from tests.chaos.servers import CONCURRENCY
 
 NAME = "clients/1/operations/a"
 OTHER = "clients/1/operations/b"
@@ -177,12 +178,91 @@ ANOMALIES = {
 }
 
 
+CANCEL = call("cancel", 4.5, 4.6)
+KILLED = replace(HISTORY, outages=[*OUTAGES, Outage("one", "kill", 1.8, 2.2, process=1)])
+
+
+def taken_over_at(moment):
+    """Return a history in which another process runs again what one that was killed ran."""
+    began, got, ended = (replace(it, process=2, moment=moment) for it in ENTRIES[3:])
+    return replace(KILLED, entries=[*ENTRIES[:3], began, got, replace(ended, moment=8)])
+
+
+def failed_until(moment):
+    """Return a history in which the first attempt fails, and the second begins then."""
+    began = replace(ENTRIES[3], moment=moment)
+    return replace(HISTORY, entries=[*ENTRIES[:3], entry("failed", 3), began, *ENTRIES[4:]])
+
+
+def sharing(accepted, key="key"):
+    """Return a history in which another operation had an exclusive key from some moment on."""
+    other = replace(DONE, name=OTHER, update_time=9)
+    began = [replace(it, value="key") if it.event == "began" else it for it in ENTRIES]
+    mine = [replace(it, name=OTHER, request_id="other") for it in ENTRIES]
+    mine = [replace(it, value=key) if it.event == "began" else it for it in mine]
+    start = call("start", accepted - 0.5, accepted, replace(other, state="PENDING"))
+    calls = [it for it in CALLS if it.kind != "list"]
+    return replace(
+        HISTORY,
+        calls=[*calls, replace(start, request_id="other")],
+        entries=[*began, *mine],
+        final={NAME: DONE, OTHER: other},
+    )
+
+
+crowd = [
+    replace(ENTRIES[0], run=f"run of {number}", epoch=10 + number)
+    for number in range(CONCURRENCY + 1)
+]
+
+ANOMALIES |= {
+    "a cancel of which the handler does not hear": (
+        "cancel missed",
+        with_calls(CANCEL),
+    ),
+    "a takeover that comes late": (
+        "taken over late",
+        taken_over_at(1.8 + TAKEOVER_BOUND_SECONDS + 0.1),
+    ),
+    "a retry that does not wait": ("retried early", failed_until(3.1)),
+    "more at a time than may be": ("too many at a time", with_entries(*crowd)),
+    "a key that two have": ("exclusive key shared", sharing(7)),
+    "a list of what is elsewhere": (
+        "listed elsewhere",
+        with_calls(call("list", 12, 13, DONE, name="clients/2")),
+    ),
+    "a refusal of what was started": (
+        "refused after its start",
+        with_calls(call("start", 12, 13, code="ABORTED")),
+    ),
+}
+
+
 @pytest.mark.parametrize(("rule", "history"), ANOMALIES.values(), ids=ANOMALIES.keys())
 def test_the_checker_finds(rule, history):
     assert rules(history) == {rule}
 
 
 LEGAL = {
+    "a cancel that is ignored": replace(
+        with_calls(CANCEL), entries=[*ENTRIES[:5], entry("ignored", 5, attempt=2), ENTRIES[5]]
+    ),
+    "a cancel while the database is away": replace(
+        with_calls(CANCEL), outages=[*OUTAGES, Outage("postgres", "crash", 4.6, 8)]
+    ),
+    "a takeover in time": taken_over_at(1.8 + TAKEOVER_BOUND_SECONDS - 0.1),
+    "a takeover after a time without a database": replace(
+        taken_over_at(8), outages=[*KILLED.outages, Outage("postgres", "crash", 2, 7.9)]
+    ),
+    "a retry that waits": failed_until(3.3),
+    "as many at a time as may be": with_entries(
+        entry("stopped", 9), entry("stopped", 9, attempt=2), *crowd[1:]
+    ),
+    "a key that one has after the other": sharing(8.5),
+    "two keys": sharing(7, "another key"),
+    "a key that another has": with_calls(
+        call("start", 12, 13, code="ABORTED", request_id="another")
+    ),
     "a deletion": replace(
         with_calls(call("delete", 12, 13), call("get", 14, 15, **GONE)), final={}
     ),
