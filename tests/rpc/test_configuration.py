@@ -267,6 +267,7 @@ async def test_an_rpc_that_the_servicer_leaves_out_is_unimplemented(serving):
         ({"retention": 5}, r"retention must be a datetime\.timedelta"),
         ({"concurrency": 0}, "concurrency must be at least 1"),
         ({"concurrency": "1"}, "concurrency must be a whole number"),
+        ({"max_running": 0}, "max_running must be at least 1"),
         ({"retry": 3}, "retry must be a RetryPolicy, not 3"),
         ({"retry": 0}, "retry must be a RetryPolicy, not 0"),
         ({"validate": "check"}, "validate must be a function"),

@@ -291,6 +291,15 @@ async def test_a_database_that_commits_carelessly_is_told_not_to(url, given, use
         assert shown == (used,)
 
 
+async def test_no_statement_of_a_transaction_is_compiled(url):
+    """A claim from a long queue looks so expensive that compiling it would take longest."""
+    async with (
+        PostgresStore.open(url, timer=TIMER) as store,
+        store._database.transaction() as transaction,
+    ):
+        assert await (await transaction.execute("SHOW jit")).fetchone() == ("off",)
+
+
 # Reads that share a statement.
 
 

@@ -45,11 +45,13 @@ def _types(columns: Sequence[str]) -> list[str]:
 
 
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+# No statement runs for as long as it takes to compile: a claim from a long queue seems to.
 LIMITS_AND_TIME = """
 SELECT set_config('statement_timeout', %s, true),
     set_config('idle_in_transaction_session_timeout', %s, true),
     set_config('synchronous_commit', CASE current_setting('synchronous_commit')
         WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true),
+    set_config('jit', 'off', true),
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 """
 LOAD = f"""
