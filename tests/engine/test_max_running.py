@@ -8,7 +8,7 @@ import pytest
 from outlast.domain.errors import ConfigurationError
 from outlast.domain.operation import Operation
 from outlast.domain.status import Code, Payload, Status
-from outlast.domain.transitions import Retry
+from outlast.domain.transitions import Retry, Succeeded
 from outlast.ports import Claims
 from outlast.stores.memory import MemoryStore
 from outlast.testing.faults import Fault, Hints
@@ -18,6 +18,7 @@ SLOW_POLL = timedelta(days=1)
 LEASE = timedelta(seconds=30)
 METHOD = "example.v1.Books/Print"
 OTHER = "example.v1.Books/Bind"
+DONE = Payload("example.v1.Book")
 FAILED = Status(Code.UNAVAILABLE, "the press is jammed")
 
 
@@ -60,19 +61,32 @@ async def test_a_place_that_one_worker_leaves_is_taken_by_another_at_once(
     await draining
 
 
+@pytest.mark.parametrize("outcome", [Succeeded(DONE), Retry(FAILED, timedelta(hours=1))])
 @pytest.mark.parametrize("hints", [Hints.PASSED, Hints.BARE, Hints.VAGUE])
 async def test_a_place_that_becomes_free_while_a_claim_is_under_way_is_not_missed(
-    world, handler, hints
+    world, handler, hints, outcome
 ):
     await world.insert()
     rival = await world.take()
+    waiting = await world.insert()
     world.store.changes.hints = hints
     world.store.inject(Fault(delay_after=1), "claim")
     await world.engine(world.method(handler, max_running=1), poll_interval=SLOW_POLL)
-    await world.begin()
-    await world.inner.finish(rival.lease, Retry(FAILED, timedelta(hours=1)))
+    await world.inner.finish(rival.lease, outcome)
     await world.clock.advance(3)
-    assert handler.attempts == 1
+    assert handler.names == [waiting]
+
+
+async def test_what_is_inserted_while_a_claim_finds_a_free_place_is_not_missed(world, handler):
+    await world.insert()
+    rival = await world.take()
+    await world.engine(world.method(handler, max_running=1), poll_interval=SLOW_POLL)
+    world.store.inject(Fault(delay_after=1), "claim")
+    await world.inner.finish(rival.lease, Succeeded(DONE))
+    await world.clock.advance(0)
+    waiting = await world.begin()
+    await world.clock.advance(3)
+    assert handler.names == [waiting]
 
 
 async def test_a_place_that_a_retry_or_a_release_leaves_is_taken(world, worker, handler):
