@@ -15,7 +15,7 @@ import pytest
 from outlast.domain.errors import OperationNotFoundError, StoreOpenError, StoreUnavailableError
 from outlast.stores.sqlite import SqliteStore
 from outlast.stores.sqlite.commands import CatchUp
-from outlast.stores.sqlite.store import OTHERS_POLL_SECONDS
+from outlast.stores.sqlite.store import CATCH_UP_SECONDS
 from outlast.stores.sqlite.transaction import Transaction
 from outlast.testing.clock import ManualClock
 from outlast.testing.contract.driver import LEASE, METHOD, Driver
@@ -179,13 +179,13 @@ async def test_an_error_that_nobody_foresaw_does_not_end_the_hints_of_what_other
         monkeypatch.setattr(CatchUp, "run", wrong)
         await driver.insert()
         while not failed.is_set():
-            await clock.advance(OTHERS_POLL_SECONDS)
+            await clock.advance(CATCH_UP_SECONDS)
             await store.stats()
         await store.expire(1)  # answered after the failure of its own watcher
         told.clear()
         monkeypatch.setattr(CatchUp, "run", right)
         await driver.insert()
         while not told.is_set():
-            await clock.advance(OTHERS_POLL_SECONDS)
+            await clock.advance(CATCH_UP_SECONDS)
             await store.expire(1)
     assert "a bug" in caplog.text

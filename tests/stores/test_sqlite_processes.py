@@ -21,7 +21,7 @@ from outlast.domain.status import Payload
 from outlast.domain.transitions import Retry, Succeeded
 from outlast.ports import Change, Changes
 from outlast.stores.sqlite import SqliteStore
-from outlast.stores.sqlite.store import OTHERS_POLL_SECONDS
+from outlast.stores.sqlite.store import CATCH_UP_SECONDS, OTHERS_POLL_SECONDS
 from outlast.testing.clock import ManualClock
 from outlast.testing.contract.driver import ERROR, LEASE, METHOD, RESPONSE, Driver
 
@@ -37,10 +37,11 @@ async def stores(path: Path, clock: ManualClock) -> AsyncIterator[tuple[SqliteSt
 
 
 class Listener:
-    """Remembers hints, and can be waited for."""
+    """Remembers hints, and can be waited for while time passes."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: SqliteStore, clock: ManualClock) -> None:
         self.heard: list[Changes] = []
+        self._clock = clock
         self._something = asyncio.Event()
         store.changes.subscribe(self._listen)
 
@@ -49,7 +50,8 @@ class Listener:
         self._something.set()
 
     async def next(self) -> Changes:
-        await self._something.wait()
+        while not self._something.is_set():
+            await self._clock.advance(OTHERS_POLL_SECONDS)
         self._something.clear()
         return self.heard[-1]
 
@@ -61,16 +63,16 @@ async def test_what_another_process_does_is_told_by_name(
     stores: tuple[SqliteStore, SqliteStore], clock: ManualClock
 ) -> None:
     one, other = stores
-    listener, driver = Listener(one), Driver(other, clock)
+    listener, driver = Listener(one, clock), Driver(other, clock)
     waiting, hidden = await driver.insert(), await driver.insert()
-    assert await told(listener, clock) == {hint(waiting), hint(hidden)}
+    assert await told(listener) == {hint(waiting), hint(hidden)}
     claim, hidden_claim = await driver.claim(limit=2)
     asked = await other.request_cancel(claim.operation.name)
-    assert await told(listener, clock) == {hint(asked)}
+    assert await told(listener) == {hint(asked)}
     await other.delete(hidden_claim.operation.name)
-    assert await told(listener, clock) == {replace(hint(hidden_claim.operation), deleted=True)}
+    assert await told(listener) == {replace(hint(hidden_claim.operation), deleted=True)}
     done = await other.finish(claim.lease, Succeeded(RESPONSE))
-    assert await told(listener, clock) == {hint(done)}
+    assert await told(listener) == {hint(done)}
 
 
 async def test_what_goes_on_in_another_process_is_not_told(
@@ -79,32 +81,32 @@ async def test_what_goes_on_in_another_process_is_not_told(
     """Each would renew its leases when it hears that the other one did."""
     one, other = stores
     claim = await Driver(other, clock).start()
-    listener = Listener(one)
-    await clock.advance(OTHERS_POLL_SECONDS)
+    listener = Listener(one, clock)
     await listener.next()
     await other.renew([claim.lease], LEASE)
     await other.record_progress(claim.lease, Progress(1), RESPONSE)
-    await clock.advance(OTHERS_POLL_SECONDS)
-    await one.stats()
+    for _ in range(3):
+        await clock.advance(CATCH_UP_SECONDS)
+        await one.stats()
     assert len(listener.heard) == 1
 
 
 async def test_what_is_written_right_after_opening_is_told(path: Path, clock: ManualClock) -> None:
     async with SqliteStore.open(path, clock=clock) as one:
-        listener = Listener(one)
+        listener = Listener(one, clock)
         async with SqliteStore.open(path, clock=clock) as other:
             operation = await Driver(other, clock).insert()
-        assert await told(listener, clock) == {hint(operation)}
+        assert await listener.next() == [hint(operation)]
 
 
 async def test_own_writes_are_not_told_as_others(
     stores: tuple[SqliteStore, SqliteStore], clock: ManualClock
 ) -> None:
     one, _ = stores
-    listener, driver = Listener(one), Driver(one, clock)
+    listener, driver = Listener(one, clock), Driver(one, clock)
     for _ in range(3):
         await driver.insert()
-        await clock.advance(OTHERS_POLL_SECONDS)
+        await clock.advance(CATCH_UP_SECONDS)
         await one.expire(1)
     await one.stats()
     assert len(listener.heard) == 3
@@ -118,7 +120,7 @@ async def test_anything_may_have_changed_when_what_others_wrote_cannot_be_read(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     one, other = stores
-    listener, driver = Listener(one), Driver(other, clock)
+    listener, driver = Listener(one, clock), Driver(other, clock)
 
     async def fail(_: object) -> None:
         raise StoreUnavailableError("nothing can be read")
@@ -126,24 +128,20 @@ async def test_anything_may_have_changed_when_what_others_wrote_cannot_be_read(
     with monkeypatch.context() as patched:
         patched.setattr(one, "_read", fail)
         await driver.insert()
-        await clock.advance(OTHERS_POLL_SECONDS)
         assert await listener.next() is None
     assert "nothing can be read" in caplog.text
     operation = await driver.insert()
-    assert await told(listener, clock) == {hint(operation)}
+    assert await told(listener) == {hint(operation)}
 
 
 async def test_what_a_process_did_not_get_to_tell_is_told_for_it(
     stores: tuple[SqliteStore, SqliteStore], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = stores
-    listener = Listener(one)
+    listener = Listener(one, clock)
     monkeypatch.setattr(other._file.generation.hints, "committed", lambda: None)
     operation = await Driver(other, clock).insert()
-    while not listener.heard:
-        await clock.advance(OTHERS_POLL_SECONDS)
-        await one.stats()
-    assert listener.heard == [[hint(operation)]]
+    assert await listener.next() == [hint(operation)]
 
 
 async def test_a_listener_that_raises_does_not_end_the_watch(
@@ -155,10 +153,10 @@ async def test_a_listener_that_raises_does_not_end_the_watch(
         raise RuntimeError("no listener should")
 
     one.changes.subscribe(fail)
-    listener, driver = Listener(one), Driver(other, clock)
+    listener, driver = Listener(one, clock), Driver(other, clock)
     for _ in range(2):
         operation = await driver.insert()
-        assert await told(listener, clock) == {hint(operation)}
+        assert await told(listener) == {hint(operation)}
 
 
 def hint(operation: Operation) -> Change:
@@ -166,9 +164,8 @@ def hint(operation: Operation) -> Change:
     return replace(Change.of(operation), record=None)
 
 
-async def told(listener: Listener, clock: ManualClock) -> set[Change]:
-    """Return what is heard at the next look."""
-    await clock.advance(OTHERS_POLL_SECONDS)
+async def told(listener: Listener) -> set[Change]:
+    """Return what is heard next."""
     changes = await listener.next()
     assert changes is not None
     assert all(change.record is None for change in changes)

@@ -14,6 +14,11 @@ class LocalFeed(ChangeFeed):
     def __init__(self) -> None:
         self._listeners: dict[object, Callable[[Changes], None]] = {}
 
+    @property
+    def has_listeners(self) -> bool:
+        """Whether anybody would hear of a change."""
+        return bool(self._listeners)
+
     def subscribe(self, listener: Callable[[Changes], None]) -> Callable[[], None]:
         subscription = object()
         self._listeners[subscription] = listener

@@ -60,10 +60,10 @@ from outlast.stores.sqlite.writer import Writer, Written
 T = TypeVar("T")
 
 OTHERS_POLL_SECONDS = 0.02
-"""How often the store looks what other processes have written: a look into memory."""
+"""How often the store looks what others have written, if anybody listens: a look into memory."""
 
-_LOOKS_PER_CATCHING_UP = 12
-"""How often it looks before it takes note, on disk, of how far others have come."""
+CATCH_UP_SECONDS = 0.25
+"""How often it makes sure that it has taken note of what others have written."""
 
 _log = logging.getLogger(__name__)
 
@@ -365,8 +365,9 @@ class SqliteStore(OperationStore):
         told = ""
         while True:
             try:
-                for _ in range(_LOOKS_PER_CATCHING_UP):
-                    await self._clock.sleep(OTHERS_POLL_SECONDS)
+                pause = OTHERS_POLL_SECONDS if self._feed.has_listeners else CATCH_UP_SECONDS
+                for _ in range(round(CATCH_UP_SECONDS / pause)):
+                    await self._clock.sleep(pause)
                     await self._tell_of_others()
                 if self._file.generation.read() != self._writer.generation_known:
                     await self._writer.run(CatchUp())
