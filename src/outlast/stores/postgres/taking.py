@@ -95,10 +95,11 @@ class TakeReady(Command[Claims]):
                 claims.append(claim)
             waited = row[_STATE] == State.PENDING
             places.note(row[_METHOD], waited=waited, runs=claim is not None)
-        await transaction.flush()
         given = sum(claim.operation.interruptions >= SUSPECT_FROM for claim in claims)
         parameters = {**times, "suspects": given < self.suspects}
-        moment = await self._next_ready(transaction, places, parameters)
+        async with transaction.connection.pipeline():  # one round trip
+            await transaction.flush()
+            moment = await self._next_ready(transaction, places, parameters)
         return Claims(claims, from_micros(moment), places.full, places.contended)
 
     async def _ready(
