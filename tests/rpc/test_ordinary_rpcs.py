@@ -6,7 +6,6 @@ import grpc
 import pytest
 from outlastapi.imaging.v1 import imaging_pb2, imaging_pb2_grpc
 
-from outlast.server import app
 from outlast_script import ScriptService
 
 
@@ -82,35 +81,3 @@ async def test_an_ordinary_rpc_is_not_called_with_what_is_refused(serving):
             for call in (get(request, timeout=20), download(request, timeout=20).read()):
                 assert (await client.refused(call)).code is code
         await client.check_alive()
-
-
-class Slow(imaging_pb2_grpc.ImagingServiceServicer):
-    """Answers when it is told to."""
-
-    def __init__(self):
-        self.asked, self.go = asyncio.Event(), asyncio.Event()
-
-    async def GetImage(self, request, context):
-        self.asked.set()
-        await self.go.wait()
-        return imaging_pb2.Image(name=request.name)
-
-
-async def test_a_server_that_ends_answers_the_calls_that_it_has_and_refuses_others(
-    serving, monkeypatch
-):
-    monkeypatch.setattr(app, "_CLOSE_SECONDS", 20)
-    servicer = Slow()
-    async with serving(ScriptService(), servicer) as client:
-        stub = imaging_pb2_grpc.ImagingServiceStub(client.channel)
-        answer = stub.GetImage(imaging_pb2.GetImageRequest(name="images/1"), timeout=20)
-        await servicer.asked.wait()
-        stopping = asyncio.ensure_future(client.server.__aexit__(None, None, None))
-        while (refusal := await client.refused(client.get("operations/any"))).info.reason != (
-            "SERVER_STOPPING"
-        ):
-            assert refusal.code is grpc.StatusCode.NOT_FOUND
-        assert refusal.code is grpc.StatusCode.UNAVAILABLE
-        servicer.go.set()
-        assert (await answer).name == "images/1"
-        await stopping
