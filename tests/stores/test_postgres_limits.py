@@ -8,6 +8,7 @@ from outlast.domain.operation import State
 from outlast.engine.clock import SystemClock
 from outlast.stores.postgres import PostgresStore, connection
 from outlast.stores.postgres.limits import NAMESPACE, Places
+from outlast.stores.postgres.transaction import Transaction
 from outlast.testing.contract.driver import LEASE, METHOD, OTHER_METHOD, Driver
 
 LOCK = b"SELECT pg_advisory_xact_lock(%s, hashtext(%s))"
@@ -104,3 +105,21 @@ async def test_what_others_gave_before_the_lock_was_free_is_counted(url, store, 
     assert claims.claims == []
     assert claims.held_back == {METHOD}
     assert await driver.states(second.name) == [State.PENDING]
+
+
+async def test_without_a_limit_of_what_is_asked_for_nothing_is_counted(store, clock, monkeypatch):
+    driver = Driver(store, clock)
+    right, executed = Transaction.execute, []
+
+    async def execute(transaction, sql, parameters=None):
+        executed.append(sql)
+        return await right(transaction, sql, parameters)
+
+    monkeypatch.setattr(Transaction, "execute", execute)
+    statements = []
+    for limits in (None, {}, {"example.v1.Books/Burn": 1}, {METHOD: 1}):
+        await driver.insert()
+        executed.clear()
+        assert len((await claim(store, limits)).claims) == (METHOD not in (limits or {}))
+        statements.append([*executed])
+    assert statements[0] == statements[1] == statements[2] != statements[3]

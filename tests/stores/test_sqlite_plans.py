@@ -311,3 +311,20 @@ async def test_a_full_queue_is_counted_no_further_than_its_limit(
         await asyncio.gather(driver.try_insert(max_pending=limit), return_exceptions=True)
         costs.append(meter.steps - before)
     assert costs[0] == costs[1] < costs[2] / 5
+
+
+async def test_what_is_held_back_by_a_limit_costs_nothing(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    driver = Driver(store, clock)
+    await asyncio.gather(*(driver.insert() for _ in range(4)))
+    await driver.claim(limit=3)
+    meter = Meter(store)
+    costs = []
+    for _ in range(3):
+        before = meter.steps
+        claims = await store.claim("worker-2", {METHOD: 5}, 5, LEASE, max_running={METHOD: 3})
+        costs.append(meter.steps - before)
+        assert claims.held_back == {METHOD}
+        await asyncio.gather(*(driver.insert() for _ in range(200)))
+    assert len(set(costs)) == 1

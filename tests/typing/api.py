@@ -43,6 +43,7 @@ class Service(script_pb2_grpc.ScriptServiceServicer):
         timeout=timedelta(minutes=10),
         retention=timedelta(days=7),
         concurrency=4,
+        max_running=8,
         validate=check,
         exclusive=lambda request: request.exclusive_key,
         target=lambda request: f"books/{request.parent}",
