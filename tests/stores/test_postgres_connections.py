@@ -102,7 +102,7 @@ async def test_no_error_and_no_log_shows_the_password(password, caplog):
 async def test_a_server_that_is_too_old_is_told(url, monkeypatch):
     monkeypatch.setattr(schema, "MINIMUM_VERSION", 990000)
     monkeypatch.setattr(schema, "described", lambda _url: "the database")
-    with pytest.raises(StoreOpenError, match=r"is PostgreSQL 1[58]; 15 or newer is needed"):
+    with pytest.raises(StoreOpenError, match=r"is PostgreSQL 1[5-8]; 15 or newer is needed"):
         async with PostgresStore.open(url, timer=TIMER):
             pass
 
