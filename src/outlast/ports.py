@@ -259,13 +259,14 @@ class OperationStore(ABC):
         of these hold up nothing that is behind them. Ready are PENDING operations that
         are due and RUNNING ones whose lease ran out and would have if the time of day had
         not jumped ahead, as it did by `distrust` before the call and may do until it is
-        this call's turn. Each is given to one worker, under a lease with a new epoch and of the given length.
-        What `transitions.claim` ends instead is ended, and may count towards these limits.
+        this call's turn. Each is given to one worker, under a lease with a new epoch and of
+        the given length. What `transitions.claim` ends instead is ended, and may count
+        towards these limits.
 
-        `max_running` has the limits of methods that have one. No operation leaves PENDING
-        that would have more of its method RUNNING than that, also by callers at the same
-        time. One whose lease ran out is RUNNING, and may be taken over in any case: so a
-        late renewal exceeds no limit either.
+        `max_running` has the limits of methods that have one: of those nothing that is
+        PENDING is given that would make more RUNNING, on all workers, also if several claim
+        at the same time. RUNNING counts whatever its lease: what has lost it keeps its place,
+        so that a late renewal exceeds no limit, and is taken over in any case.
         """
 
     @abstractmethod
