@@ -166,7 +166,7 @@ async def test_an_error_that_nobody_foresaw_does_not_end_the_hints_of_what_other
     right, failed, told = CatchUp.run, asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def wrong(_command: CatchUp, _transaction: Transaction) -> None:
+    def wrong(_command: CatchUp, _transaction: Transaction) -> int:
         loop.call_soon_threadsafe(failed.set)
         raise ValueError("a bug")
 

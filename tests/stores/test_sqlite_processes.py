@@ -1,8 +1,10 @@
 """Several processes on one SQLite file."""
 
 import asyncio
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -142,6 +144,19 @@ async def test_what_a_process_did_not_get_to_tell_is_told_for_it(
     monkeypatch.setattr(other._file.generation.hints, "committed", lambda: None)
     operation = await Driver(other, clock).insert()
     assert await listener.next() == [hint(operation)]
+
+
+async def test_what_another_program_writes_is_noticed(
+    stores: tuple[SqliteStore, SqliteStore], path: Path, clock: ManualClock
+) -> None:
+    """Somebody may set something right by hand."""
+    one, _ = stores
+    operation = await Driver(one, clock).insert()
+    listener = Listener(one, clock)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE operations SET parent = 'elsewhere'")
+    assert await listener.next() is None
+    assert (await one.get(operation.name)).parent == "elsewhere"
 
 
 async def test_a_listener_that_raises_does_not_end_the_watch(

@@ -24,6 +24,7 @@ from outlast.stores.rows import (
     to_micros,
 )
 from outlast.stores.sqlite import statements
+from outlast.stores.sqlite.connection import data_version
 from outlast.stores.sqlite.transaction import Command, Transaction
 
 
@@ -214,10 +215,13 @@ class Expire(Command[int]):
 
 
 @dataclass(eq=False, slots=True)
-class CatchUp(Command[None]):
-    """Take note of what other processes have written: the transaction does, as every one."""
+class CatchUp(Command[int]):
+    """Take note of what other processes have written, as every transaction does.
+
+    Returns a number that changes when anybody else has written to the file.
+    """
 
     order: ClassVar[int] = 5
 
-    def run(self, transaction: Transaction) -> None:
-        """Write nothing."""
+    def run(self, transaction: Transaction) -> int:
+        return data_version(transaction.connection)

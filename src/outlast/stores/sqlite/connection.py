@@ -62,6 +62,8 @@ class StoreFile:
     """Moves with every commit of a process that has the file open as a store."""
     schema: int
     """Which schema the file had when it was opened, by its number."""
+    data_version: int
+    """What `data_version(writer)` was when the file was opened."""
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -81,13 +83,14 @@ class StoreFile:
                 _use_wal(writer, path)
                 reader = opened.enter_context(closing(connect(path)))
                 point_reader = opened.enter_context(closing(connect(path, busy_timeout_seconds=0)))
+                version = data_version(writer)
                 generation = _generation_of(path)
                 opened.pop_all()
         except sqlite3.Error as error:
             raise StoreOpenError(f"cannot open {path}: {_explain(error)}") from error
         except OSError as error:
             raise StoreOpenError(f"cannot open {error.filename}: {error.strerror}") from error
-        return cls(secret, writer, reader, point_reader, generation, schema)
+        return cls(secret, writer, reader, point_reader, generation, schema, version)
 
     def close(self) -> None:
         """Close the connections; the last one of all removes what the WAL mode needed."""

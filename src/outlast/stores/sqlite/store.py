@@ -63,7 +63,7 @@ OTHERS_POLL_SECONDS = 0.02
 """How often the store looks what others have written, if anybody listens: a look into memory."""
 
 CATCH_UP_SECONDS = 0.25
-"""How often it makes sure that it has taken note of what others have written."""
+"""How often it asks the file, which tells of programs too that share no memory with it."""
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +92,7 @@ class SqliteStore(OperationStore):
             self._publish,
         )
         self._closed = False
+        self._others_wrote = False
 
     @classmethod
     @asynccontextmanager
@@ -315,6 +316,7 @@ class SqliteStore(OperationStore):
     def _publish(self, written: Written) -> None:
         """Keep what was just written, since it is what is asked for next, and tell of it."""
         if written.others_wrote:
+            self._others_wrote = True
             self._cache.clear()
         for change in written.changes:
             if change.record is not None:
@@ -362,15 +364,14 @@ class SqliteStore(OperationStore):
 
     async def _watch_others(self) -> None:
         """Hint at what other processes write, and keep up with it."""
-        told = ""
+        told, version = "", self._file.data_version
         while True:
             try:
                 pause = OTHERS_POLL_SECONDS if self._feed.has_listeners else CATCH_UP_SECONDS
                 for _ in range(round(CATCH_UP_SECONDS / pause)):
                     await self._clock.sleep(pause)
                     await self._tell_of_others()
-                if self._file.generation.read() != self._writer.generation_known:
-                    await self._writer.run(CatchUp())
+                newest = await self._writer.run(CatchUp())
             except Exception as error:  # noqa: BLE001  # nobody else would tell what others write
                 if repr(error) != told:
                     told = repr(error)
@@ -378,6 +379,10 @@ class SqliteStore(OperationStore):
                     _log.warning("%s", error, exc_info=unforeseen)
                 continue
             told = ""
+            if newest != version and not self._others_wrote:  # it was no process of ours
+                self._cache.clear()
+                self._feed.publish(None)
+            version, self._others_wrote = newest, False
 
     async def _tell_of_others(self) -> None:
         """Hint at what other processes have written since the last time."""

@@ -80,6 +80,8 @@ class Writer:
         self._schema = schema
         self.generation_known = -1
         """While the shared number is this one, the file has the schema that it was opened with."""
+        self._generation_left = generation.read()
+        """What the shared number was after the last batch: others have moved it if it is another."""
         self._new_transaction = new_transaction
         self._publish = publish
         self._loop = asyncio.get_running_loop()
@@ -177,7 +179,7 @@ class Writer:
             if connection.in_transaction:  # the last one could not even be rolled back
                 connection.execute("ROLLBACK")
             self._begin()
-            written.others_wrote |= self._generation.read() != self.generation_known
+            written.others_wrote |= self._generation.read() != self._generation_left
             rows_before = connection.total_changes
             try:
                 check_unmigrated(connection, self._schema)
@@ -188,7 +190,8 @@ class Writer:
                 if connection.total_changes != rows_before:
                     self._generation.move()
                 self._generation.hints.put(transaction.rows_for_others())
-                written.generation = self.generation_known = self._generation.read()
+                self.generation_known = self._generation_left = self._generation.read()
+                written.generation = self.generation_known
                 connection.execute("COMMIT")
                 self._generation.hints.committed()
             except BaseException:
