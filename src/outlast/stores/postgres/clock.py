@@ -10,18 +10,24 @@ from outlast.stores.rows import EPOCH
 class DatabaseClock(Clock):
     """Goes on from the time that the database told last.
 
-    It is as far behind the database as the answer was under way. What is due and what has
-    expired is not decided by it, but by the database's own clock.
+    It differs from the database's by no more than the quickest answer was under way: one
+    that was late, such as to a process that was stopped, is no jump of the time of day.
+    What is due and what has expired is not decided by it, but by the database's own clock.
     """
 
     def __init__(self, timer: Clock) -> None:
         self._timer = timer
         self._told = timer.now(), timer.monotonic()
 
-    def set(self, micros: int) -> datetime:
-        """Take the time, in microseconds since 1970, that the database has just told."""
+    def set(self, micros: int, asked_at: float) -> datetime:
+        """Take the time, in microseconds since 1970, that the database has told.
+
+        It did between `asked_at`, a monotonic time, and now.
+        """
         moment = EPOCH + timedelta(microseconds=micros)
-        self._told = moment, self._timer.monotonic()
+        answered_at = self._timer.monotonic()
+        latest = moment + timedelta(seconds=answered_at - asked_at)
+        self._told = min(max(self.now(), moment), latest), answered_at
         return moment
 
     def now(self) -> datetime:

@@ -135,11 +135,13 @@ class Database:
         """Yield a transaction, which is committed unless the block raises."""
         async with self.reading() as connection:
             try:
+                asked_at = self._database_clock.monotonic()
                 async with connection.pipeline():  # one round trip
                     await connection.execute(statements.BEGIN)
                     cursor = await connection.execute(statements.LIMITS_AND_TIME, _LIMITS)
                 ((*_, micros),) = await cursor.fetchall()
-                transaction = Transaction(connection, self._now(micros), held)
+                now = self._now(micros, asked_at)
+                transaction = Transaction(connection, now, held)
                 yield transaction
                 await transaction.make_sure()
                 async with connection.pipeline():
@@ -156,16 +158,17 @@ class Database:
             translated_errors(self.place),
             psycopg.connect(self._parameters, prepare_threshold=None) as connection,
         ):
+            asked_at = self._database_clock.monotonic()
             ((*_, micros),) = connection.execute(statements.LIMITS_AND_TIME, _LIMITS).fetchall()
-            yield connection, self._now(micros)
+            yield connection, self._now(micros, asked_at)
 
     @property
     def clock(self) -> Clock:
         """The database's clock, or the one that replaces it."""
         return self._replacement or self._database_clock
 
-    def _now(self, micros: int) -> datetime:
-        moment = self._database_clock.set(micros)
+    def _now(self, micros: int, asked_at: float) -> datetime:
+        moment = self._database_clock.set(micros, asked_at)
         return moment if self._replacement is None else self._replacement.now()
 
 
