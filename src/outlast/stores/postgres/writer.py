@@ -17,8 +17,12 @@ from outlast.stores.postgres.transaction import Command, OvertakenError, Transac
 T = TypeVar("T")
 
 MAX_BATCH = 256
-WRITERS = 2
-"""How many transactions are under way at a time: one is prepared while another is committed."""
+WRITERS = (1, 1, 32, 32)
+"""How many commands have to wait for each transaction that may be under way at a time.
+
+One is prepared while another is committed. More of them are worth what they cost if
+committing takes long.
+"""
 _ATTEMPTS = 5
 """How often a transaction is run that others get in the way of."""
 
@@ -44,8 +48,8 @@ class Writer:
         self._news = asyncio.Event()
         self._stopped = False
         self._tasks = [
-            asyncio.create_task(self._work(), name=f"outlast-postgres-writer-{number}")
-            for number in range(WRITERS)
+            asyncio.create_task(self._work(least), name=f"outlast-postgres-writer-{number}")
+            for number, least in enumerate(WRITERS)
         ]
 
     async def run(self, command: Command[T]) -> T:
@@ -63,9 +67,9 @@ class Writer:
         self._news.set()
         await asyncio.wait(self._tasks)
 
-    async def _work(self) -> None:
+    async def _work(self, least: int) -> None:
         while True:
-            while not self._jobs:
+            while len(self._jobs) < least:
                 if self._stopped:
                     return
                 self._news.clear()
