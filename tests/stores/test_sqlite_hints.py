@@ -7,6 +7,7 @@ import pytest
 from outlast.stores.sqlite.hints import WORDS, Hints
 
 MANY = WORDS // 2
+"""More rows than there is room for."""
 
 
 @pytest.fixture
@@ -75,6 +76,13 @@ def test_what_is_overwritten_before_it_is_committed_is_not_read(
     other.committed()
     other.put(range(MANY))
     assert one.news() is None
+
+
+def test_processes_notice_that_they_are_not_alone(processes: tuple[Hints, Hints]) -> None:
+    one, other = processes
+    assert [one.visit(), one.visit()] == [False, False]
+    assert [other.visit(), one.visit(), other.visit()] == [True, True, True]
+    assert [other.visit(), one.visit(), one.visit()] == [False, True, False]
 
 
 @pytest.mark.parametrize("word", [0, 1, 5, 2**31, 2**63, 2**64 - 2, 2**64 - 1])

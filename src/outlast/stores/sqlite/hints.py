@@ -8,17 +8,17 @@ import secrets
 from collections.abc import Collection, Sequence
 
 _SLOTS = 4096
-WORDS = 2 + 2 * _SLOTS
+WORDS = 3 + 2 * _SLOTS
 """How many words of 64 bits the memory has."""
 
-_WRITTEN, _COMMITTED, _FIRST_SLOT = range(3)
+_WRITTEN, _COMMITTED, _LATEST_VISITOR, _FIRST_SLOT = range(4)
 _MODULUS = 2**64
 _FAR = 2**32
 """A number that seems to be further behind than this is in truth ahead, or garbage."""
 
 
 class Hints:
-    """A ring of row ids, with two counters of all that were ever put into it.
+    """A ring of row ids, two counters of all that were ever put into it, and who was here last.
 
     A writer puts down what it changes under SQLite's write lock, and says so when it has
     committed. Hints may be lost, as when a process dies in between, and the memory may
@@ -29,7 +29,7 @@ class Hints:
         if (words[_WRITTEN] - words[_COMMITTED]) % _MODULUS > _SLOTS:
             words[_COMMITTED] = words[_WRITTEN]  # garbage, or nothing that anybody needs
         self._words = words
-        self._writer = secrets.randbits(64)
+        self._process = secrets.randbits(64)
         self._end = words[_COMMITTED]
         self._heard = words[_COMMITTED]
 
@@ -41,7 +41,7 @@ class Hints:
         words[_WRITTEN] = self._end = (start + len(rows)) % _MODULUS
         for number, row in enumerate(rows, start):
             slot = _slot(number)
-            words[slot], words[slot + 1] = self._writer, row
+            words[slot], words[slot + 1] = self._process, row
 
     def committed(self) -> None:
         """Say that what was put down is there to be read, with all that was before it."""
@@ -59,9 +59,14 @@ class Hints:
         if count > _SLOTS:
             return None
         slots = [_slot(heard + number) for number in range(count)]
-        rows = dict.fromkeys(words[slot + 1] for slot in slots if words[slot] != self._writer)
+        rows = dict.fromkeys(words[slot + 1] for slot in slots if words[slot] != self._process)
         overwritten = (words[_WRITTEN] - heard) % _MODULUS > _SLOTS
         return None if overwritten else rows.keys()
+
+    def visit(self) -> bool:
+        """Return whether another process has called this since this one did, or ever."""
+        latest, self._words[_LATEST_VISITOR] = self._words[_LATEST_VISITOR], self._process
+        return latest not in {0, self._process}
 
     def close(self) -> None:
         """Let go of the memory."""

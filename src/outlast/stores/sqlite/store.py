@@ -60,10 +60,16 @@ from outlast.stores.sqlite.writer import Writer, Written
 T = TypeVar("T")
 
 OTHERS_POLL_SECONDS = 0.02
-"""How often the store looks what others have written, if anybody listens: a look into memory."""
+"""How often the store looks into memory for what others have written.
+
+It does so if there are others, and somebody who listens; else when it catches up.
+"""
 
 CATCH_UP_SECONDS = 0.25
 """How often it asks the file, which tells of programs too that share no memory with it."""
+
+_COMPANY_TURNS = 40
+"""How often it has to catch up without having met another process to think that it is alone."""
 
 _log = logging.getLogger(__name__)
 
@@ -365,9 +371,12 @@ class SqliteStore(OperationStore):
     async def _watch_others(self) -> None:
         """Hint at what other processes write, and keep up with it."""
         told, version = "", self._file.data_version
+        company = 0
         while True:
+            company = _COMPANY_TURNS if self._file.generation.hints.visit() else max(0, company - 1)
+            watchful = company > 0 and self._feed.has_listeners
+            pause = OTHERS_POLL_SECONDS if watchful else CATCH_UP_SECONDS
             try:
-                pause = OTHERS_POLL_SECONDS if self._feed.has_listeners else CATCH_UP_SECONDS
                 for _ in range(round(CATCH_UP_SECONDS / pause)):
                     await self._clock.sleep(pause)
                     await self._tell_of_others()
