@@ -19,6 +19,7 @@ from outlastapi.script.v1 import script_pb2, script_pb2_grpc
 from outlastapi.v1 import operation_metadata_pb2
 
 import outlast
+from outlast.server.garbage import collect_garbage_seldom
 
 
 class NoOpScripts(script_pb2_grpc.ScriptServiceServicer):
@@ -114,6 +115,7 @@ async def serve_outlast(folder: Path, *, execute: bool) -> None:
 def main() -> None:
     """Run the server that the arguments name, on the event loop that `outlast serve` uses."""
     kind, *rest = sys.argv[1:]
+    collect_garbage_seldom()
     if kind == "bare":
         uvloop.run(serve_bare(bytes.fromhex(rest[0])))
     else:

@@ -17,6 +17,7 @@ import uvloop
 
 from benchmarks.postgres.database import DatabaseServer
 from benchmarks.postgres.queues.contract import Queue, Runs
+from outlast.server.garbage import collect_garbage_seldom
 
 _WARM_UP = 200
 _POLL_SECONDS = 0.002
@@ -110,6 +111,7 @@ async def _measure(system: str, url: str, setting: int, cases: Sequence[str]) ->
 def main() -> None:
     """Time what the arguments name."""
     system, url, setting, *cases = sys.argv[1:]
+    collect_garbage_seldom()  # as `outlast serve` does, for all that are measured
     print(json.dumps(uvloop.run(_measure(system, url, int(setting), cases))))
 
 
