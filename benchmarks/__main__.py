@@ -11,6 +11,7 @@ import uvloop
 
 from benchmarks import engine, latency, rpc
 from benchmarks.load import sync_micros
+from outlast.server.garbage import collect_garbage_seldom
 
 
 def main() -> None:
@@ -20,6 +21,7 @@ def main() -> None:
         "--quick", action="store_true", help="short runs, whose figures mean little"
     )
     quick = parser.parse_args().quick
+    collect_garbage_seldom()
     with tempfile.TemporaryDirectory(prefix="outlast-benchmark-") as name:
         folder = Path(name)
         _print_machine(folder)
