@@ -59,7 +59,7 @@ from outlast.stores.sqlite.writer import Writer, Written
 
 T = TypeVar("T")
 
-OTHERS_POLL_SECONDS = 0.02
+OTHERS_POLL_SECONDS = 0.025
 """How often the store looks into memory for what others have written.
 
 It does so if there are others, and somebody who listens; else when it catches up.
