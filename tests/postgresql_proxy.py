@@ -21,8 +21,6 @@ class PostgresProxy:
         self._user, self._database = parameters["user"], parameters["dbname"]
         self._refused: bytes | None = None
         self._held: bytes | None = None
-        self.holds = threading.Event()
-        """Set when something that is to be held was said."""
         self._loop = asyncio.new_event_loop()
         self._port = 0
         self._clients: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -117,7 +115,6 @@ class PostgresProxy:
                 if heard and self._refused is not None and self._refused in data:
                     return
                 if heard and self._held is not None and self._held in data:
-                    self.holds.set()
                     await self._stop.wait()
                 sink.write(data)
                 await sink.drain()
