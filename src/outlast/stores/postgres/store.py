@@ -256,7 +256,7 @@ class PostgresStore(OperationStore):
         if self._closed:
             raise StoreUnavailableError("the operation store is closed")
         async with self._database.reading() as connection:
-            cursor = await connection.execute(sql.encode(), parameters)
+            cursor = await connection.execute(sql.encode(), parameters, binary=True)
             return await cursor.fetchall()
 
     async def _close(self) -> None:

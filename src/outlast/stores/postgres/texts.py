@@ -31,9 +31,9 @@ def findable(name: str) -> bool:
 
 def row_of(operation: Operation) -> Row:
     """Return the values of a new operation's row: COLUMNS, and the digest of its exclusive key."""
-    texts = {name: kept(getattr(operation, name)) for name in _FREE}
-    if any(text != getattr(operation, name) for name, text in texts.items()):
-        operation = operation.evolve(**texts)
+    texts = _free_texts(operation)
+    if _NULL in texts or _ESCAPE in texts:
+        operation = operation.evolve(**{it: kept(getattr(operation, it)) for it in _FREE})
     return *all_values(operation), digest_of(operation.exclusive_key)
 
 
@@ -45,6 +45,10 @@ def digest_of(exclusive_key: str) -> bytes:
 def operation_of(row: Row) -> Operation:
     """Read the values of COLUMNS back."""
     operation = operation_from_row(row)
-    if any(_ESCAPE in getattr(operation, name) for name in _FREE):
-        operation = operation.evolve(**{n: given(getattr(operation, n)) for n in _FREE})
+    if _ESCAPE in _free_texts(operation):
+        operation = operation.evolve(**{it: given(getattr(operation, it)) for it in _FREE})
     return operation
+
+
+def _free_texts(operation: Operation) -> str:
+    return operation.target + operation.exclusive_key + operation.request_id

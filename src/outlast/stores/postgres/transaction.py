@@ -39,7 +39,7 @@ class Transaction(ChangeSet):
 
     async def execute(self, sql: str, parameters: Any = None) -> AsyncCursor[tuple[Any, ...]]:
         """Execute a statement; what it returns is fetched from the cursor."""
-        return await self.connection.execute(sql.encode(), parameters)
+        return await self.connection.execute(sql.encode(), parameters, binary=True)
 
     async def execute_for(
         self, statement: RowStatement, rows: Sequence[Row]
