@@ -175,6 +175,11 @@ class PostgresServer:
             connection.execute(f"ALTER DATABASE {name} RESET ALL".encode())
         self._emptied.append(self.url(name))
 
+    def drop_for_good(self, url: str) -> None:
+        """Drop a database that poolers have sessions in: another one must not get them."""
+        name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
+        self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
     def execute(self, statement: str) -> None:
         """Execute a statement that stands for itself."""
         with psycopg.connect(self.url(), autocommit=True) as connection:

@@ -2,7 +2,6 @@
 
 import signal
 import time
-from uuid import uuid4
 
 import grpc
 import psycopg
@@ -12,6 +11,7 @@ from outlastapi.script.v1 import script_pb2
 from outlastapi.v1 import operations_admin_pb2, operations_admin_pb2_grpc
 from outlastapi.v1.operation_metadata_pb2 import OperationMetadata
 
+import outlast
 from outlast.stores.postgres.connection import IDLE_TIMEOUT
 from tests.postgresql_proxy import PostgresProxy
 
@@ -50,7 +50,7 @@ SECONDS = 25
 LISTEN, NOTIFY = b"LISTEN ", b"pg_notify"
 HALFWAY = """
 SELECT count(*) FROM pg_stat_activity
-WHERE state = 'idle in transaction' AND query LIKE '%WITH new AS%'
+WHERE state = 'idle in transaction' AND query LIKE '%ORDER BY o.name FOR UPDATE%'
 """
 UNHEARD = "changes of other servers at"
 
@@ -231,21 +231,23 @@ def test_a_node_that_is_stopped_in_a_transaction_holds_others_up_only_for_a_whil
 ):
     stopped = node(network.url, "--no-execute")
     other = node(newest)
-    (folder / "gate").touch()
-    same = {"steps": [{"answer": {"text": "gate"}}], "request_id": str(uuid4())}
-    network.hold(b"COMMIT\0")
-    held = stopped.script.RunScript.future(script_pb2.RunScriptRequest(**same), timeout=60)
+    name = start(other, "gate")
+    eventually((folder / "gate runs").exists)
+    network.hold(b"UPDATE outlast.operations o\nSET (")
+    asked = operations_pb2.CancelOperationRequest(name=name)
+    held = stopped.operations.CancelOperation.future(asked, timeout=60)
     with psycopg.connect(newest, autocommit=True) as connection:
         eventually(lambda: connection.execute(HALFWAY).fetchone() == (1,))
     stopped.process.send_signal(signal.SIGSTOP)
     began = time.monotonic()
 
-    assert other.result(start(other, "gate")).done  # what has nothing to do with it goes on
+    (folder / "free").touch()
+    assert other.result(start(other, "free")).done  # what has nothing to do with it goes on
     assert time.monotonic() - began < IDLE_TIMEOUT.total_seconds()
-    name = other.script.RunScript(script_pb2.RunScriptRequest(**same), timeout=30).name
+    cancel(other, name)
 
     assert time.monotonic() - began < IDLE_TIMEOUT.total_seconds() + 2
     network.hold(None)
     stopped.resume()
-    assert held.result().name == name
-    assert other.result(name).done
+    held.result()
+    assert other.result(name).error.code == outlast.Code.CANCELLED

@@ -15,7 +15,7 @@ def direct(postgres_of):
     postgres = postgres_of("18")
     url = postgres.new_database()
     yield url
-    postgres.drop(url)
+    postgres.drop_for_good(url)
 
 
 @pytest.fixture

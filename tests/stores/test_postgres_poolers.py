@@ -53,7 +53,7 @@ def direct(postgres: PostgresServer) -> Iterator[str]:
     """Return the URL of an empty database."""
     url = postgres.new_database()
     yield url
-    postgres.drop(url)
+    postgres.drop_for_good(url)
 
 
 @pytest.fixture
@@ -153,4 +153,4 @@ async def test_a_direct_address_of_another_database_is_refused(url, direct, cloc
                 async with PostgresStore.open(url, timer=TIMER, clock=clock, direct=another):
                     pass
     finally:
-        postgres.drop(another)
+        postgres.drop_for_good(another)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from outlast.domain import transitions
 from outlast.domain.errors import (
@@ -113,12 +113,26 @@ async def exclusive_conflict(transaction: Transaction, key: str) -> Exception:
 
 async def _insert(transaction: Transaction, commands: Sequence[Insert]) -> None:
     """Insert what the unique indexes let in, and take it into the transaction."""
-    # In one order, so that transactions that insert the same do not wait for each other.
-    new = {it.operation.name: it for it in sorted(commands, key=_insertion_order)}
-    rows = [(*row_of(it.operation), it.request.type_url, it.request.value) for it in new.values()]
-    cursor = await transaction.execute_for(statements.INSERT_WITH_REQUESTS, rows)
+    new = {it.operation.name: it for it in commands}
+    cursor = await transaction.execute(*insertion(list(new.values()), None))
     for row_id, name in await cursor.fetchall():
         transaction.inserted(Stored(row_id, new[name].operation))
+
+
+def insertion(commands: Sequence[Insert], max_pending: int | None) -> tuple[str, Sequence[Any]]:
+    """Return the statement, with its parameters, that inserts operations of different names.
+
+    It returns the ids and names of those that the unique indexes let in; none unless all of
+    them may wait.
+    """
+    # In one order, so that transactions that insert the same do not wait for each other.
+    rows = [
+        (*row_of(it.operation), it.request.type_url, it.request.value)
+        for it in sorted(commands, key=_insertion_order)
+    ]
+    before = None if max_pending is None else max_pending - len(rows)
+    statement = statements.INSERT_WITH_REQUESTS
+    return statement.sql, [*statement.parameters(rows), max_pending, max_pending, before]
 
 
 def _insertion_order(command: Insert) -> tuple[str, str, str]:
@@ -135,14 +149,9 @@ class Update(Command[Operation]):
     change: Callable[[Operation, datetime], Operation]
     lease: Lease | None = None
     """A worker's write works on hidden records too; it is refused if there is none."""
-    ends_lease: bool = False
-    """Whether the change is of what is running only, and leaves nothing of the lease."""
 
     @classmethod
     async def prepare(cls, transaction: Transaction, commands: Sequence[Self]) -> None:
-        others = {command.name for command in commands if not command.ends_lease}
-        ending = [it.lease for it in commands if it.lease is not None and it.ends_lease]
-        transaction.assume([lease for lease in ending if lease.name not in others])
         await transaction.load([command.name for command in commands])
 
     async def run(self, transaction: Transaction) -> Operation:

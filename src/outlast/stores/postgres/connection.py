@@ -16,7 +16,6 @@ from outlast.ports import Clock
 from outlast.stores.addresses import described
 from outlast.stores.postgres import statements
 from outlast.stores.postgres.clock import DatabaseClock
-from outlast.stores.postgres.held import HeldRecords
 from outlast.stores.postgres.transaction import Connection, Transaction
 
 MINIMUM_VERSION = 150000
@@ -131,7 +130,7 @@ class Database:
                 yield connection
 
     @asynccontextmanager
-    async def transaction(self, held: HeldRecords | None = None) -> AsyncIterator[Transaction]:
+    async def transaction(self) -> AsyncIterator[Transaction]:
         """Yield a transaction, which is committed unless the block raises."""
         async with self.reading() as connection:
             try:
@@ -141,11 +140,27 @@ class Database:
                     cursor = await connection.execute(statements.LIMITS_AND_TIME, _LIMITS)
                 ((*_, micros),) = await cursor.fetchall()
                 now = self._now(micros, asked_at)
-                transaction = Transaction(connection, now, held)
+                transaction = Transaction(connection, now)
                 yield transaction
-                await transaction.make_sure()
                 async with connection.pipeline():
                     await transaction.flush()
+                    await connection.execute("COMMIT")
+            except BaseException:
+                await _roll_back(connection)
+                raise
+
+    @asynccontextmanager
+    async def round_trip(self) -> AsyncIterator[Connection]:
+        """Yield a connection for statements that are sent together, with their commit.
+
+        What they return is there after the block.
+        """
+        async with self.reading() as connection:
+            try:
+                async with connection.pipeline():
+                    await connection.execute(statements.BEGIN)
+                    await connection.execute(statements.LIMITS_AND_TIME, _LIMITS)
+                    yield connection
                     await connection.execute("COMMIT")
             except BaseException:
                 await _roll_back(connection)

@@ -1,7 +1,7 @@
 """What this process knows of the operations that it runs."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from outlast.domain.operation import Lease, State
 from outlast.stores.changeset import Stored
@@ -37,3 +37,8 @@ class HeldRecords:
                 self._records.pop(name, None)
         while len(self._records) > _MAX_RECORDS:
             self._records.popitem(last=False)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Know nothing of operations any more."""
+        for name in names:
+            self._records.pop(name, None)

@@ -74,6 +74,11 @@ INSERT_WITH_REQUESTS = _for_rows(
 WITH new AS (
     SELECT * FROM unnest({{arrays}})
         AS new({", ".join(_NEW_COLUMNS)}, request_type, request_value)
+    WHERE %s::bigint IS NULL OR (
+        SELECT count(*) FROM (
+            SELECT 1 FROM outlast.operations WHERE state = 'PENDING' LIMIT %s
+        ) AS pending
+    ) <= %s
 ), kept AS (
     INSERT INTO outlast.operations ({", ".join(_NEW_COLUMNS)})
     SELECT {", ".join(_NEW_COLUMNS)} FROM new ON CONFLICT DO NOTHING RETURNING id, name
@@ -85,15 +90,25 @@ SELECT id, name FROM kept
 """,
     [*_types(COLUMNS), "bytea", "text", "bytea"],
 )
-UPDATE_OPERATIONS = _for_rows(
-    f"""
+"""After the rows come a limit of what is PENDING, twice, and what it leaves before them."""
+_SET_CHANGING = f"""
 UPDATE outlast.operations o
 SET ({", ".join(CHANGING_COLUMNS)}) = ({", ".join(f"v.{it}" for it in CHANGING_COLUMNS)})
-FROM unnest({{arrays}}) AS v(id, assumed, {", ".join(CHANGING_COLUMNS)})
-WHERE o.id = v.id AND (v.assumed IS NULL OR o.revision = v.assumed)
+"""
+UPDATE_OPERATIONS = _for_rows(
+    f"""{_SET_CHANGING}
+FROM unnest({{arrays}}) AS v(id, {", ".join(CHANGING_COLUMNS)}) WHERE o.id = v.id
+""",
+    ["bigint", *_types(CHANGING_COLUMNS)],
+)
+UPDATE_UNCHANGED = _for_rows(
+    f"""{_SET_CHANGING}
+FROM unnest({{arrays}}) AS v(id, known, {", ".join(CHANGING_COLUMNS)})
+WHERE o.id = v.id AND o.revision = v.known RETURNING o.id
 """,
     ["bigint", "bigint", *_types(CHANGING_COLUMNS)],
 )
+"""Changes those that still have the revision that they are known with."""
 INSERT_ATTEMPTS = _for_rows(
     """
 INSERT INTO outlast.attempts SELECT * FROM unnest({arrays})

@@ -26,6 +26,9 @@ from outlast.stores.postgres import statements
 from outlast.stores.postgres.commands import Expire, Insert, RecordStep, Update
 from outlast.stores.postgres.connection import Database
 from outlast.stores.postgres.feed import PostgresFeed
+from outlast.stores.postgres.finishing import Finisher
+from outlast.stores.postgres.held import HeldRecords
+from outlast.stores.postgres.inserting import Inserter
 from outlast.stores.postgres.reaching import reach
 from outlast.stores.postgres.reading import PointReader
 from outlast.stores.postgres.redriving import Redrive
@@ -53,7 +56,10 @@ class PostgresStore(OperationStore):
         self._database = database
         self._feed = feed
         self._secret = secret
-        self._writer = Writer(database, feed.tell)
+        held = HeldRecords()
+        self._writer = Writer(database, held, feed.tell)
+        self._inserter = Inserter(database, self._writer, feed.tell)
+        self._finisher = Finisher(database, self._writer, held, feed.tell)
         self._reader = PointReader(self.get_many)
         self._closed = False
 
@@ -112,7 +118,7 @@ class PostgresStore(OperationStore):
         max_pending: int | None = None,
         max_pending_in_method: int | None = None,
     ) -> Inserted:
-        return await self._writer.run(
+        return await self._inserter.insert(
             Insert(operation, request, max_pending, max_pending_in_method)
         )
 
@@ -209,14 +215,7 @@ class PostgresStore(OperationStore):
         return {given(key): Payload(type_url, value) for key, type_url, value in rows}
 
     async def finish(self, lease: Lease, outcome: Outcome) -> Operation:
-        return await self._writer.run(
-            Update(
-                lease.name,
-                lambda it, now: transitions.finish(it, lease, outcome, now),
-                lease,
-                ends_lease=True,
-            )
-        )
+        return await self._finisher.finish(lease, outcome)
 
     async def request_cancel(self, name: str) -> Operation:
         return await self._writer.run(Update(name, transitions.request_cancel))
@@ -260,6 +259,8 @@ class PostgresStore(OperationStore):
             return await cursor.fetchall()
 
     async def _close(self) -> None:
+        await self._inserter.stop()
+        await self._finisher.stop()
         await self._writer.stop()
         await self._reader.stop()
         await self._feed.stop()

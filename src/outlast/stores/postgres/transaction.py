@@ -7,11 +7,9 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from psycopg import AsyncConnection, AsyncCursor
 
-from outlast.domain.operation import Lease
 from outlast.stores.changeset import ChangeSet, Stored
 from outlast.stores.postgres import statements
 from outlast.stores.postgres.arrays import RowStatement
-from outlast.stores.postgres.held import HeldRecords
 from outlast.stores.postgres.texts import findable, operation_of
 from outlast.stores.rows import Row, changing_values
 
@@ -25,16 +23,10 @@ class OvertakenError(Exception):
 class Transaction(ChangeSet):
     """A change set, with the connection that reads and writes it."""
 
-    def __init__(
-        self, connection: Connection, now: datetime, held: HeldRecords | None = None
-    ) -> None:
+    def __init__(self, connection: Connection, now: datetime) -> None:
         super().__init__()
         self.connection = connection
         self.now = now
-        self.held = held
-        """What may be assumed of records instead of reading them; None for nothing."""
-        self._assumed: dict[int, int] = {}
-        """The revisions that rows are assumed to have."""
         self._pending_before: dict[str | None, int] = {}
 
     async def execute(self, sql: str, parameters: Any = None) -> AsyncCursor[tuple[Any, ...]]:
@@ -54,15 +46,6 @@ class Transaction(ChangeSet):
             cursor = await self.execute(statements.LOAD, [missing])
             for row in await cursor.fetchall():
                 self.add(Stored(row[0], operation_of(row[1:])))
-
-    def assume(self, leases: Collection[Lease]) -> None:
-        """Take it that what has a lease is as it was left here; writing it makes sure of that."""
-        if self.held is None:
-            return
-        for lease in leases:
-            if lease.name not in self.stored and (known := self.held.find(lease)) is not None:
-                self.add(known)
-                self._assumed[known.id] = known.operation.revision
 
     async def pending(self, limit: int, method: str | None = None) -> int:
         """Return how many operations are PENDING, of one method or in all.
@@ -84,7 +67,8 @@ class Transaction(ChangeSet):
     async def flush(self) -> None:
         """Write what changed, so that statements see it."""
         if self.dirty:
-            await self._update()
+            rows: list[Row] = [(it, *changing_values(record)) for it, record in self.dirty.items()]
+            await self.execute_for(statements.UPDATE_OPERATIONS, rows)
         if self.attempts:
             latest = {(row[0], row[1]): row for row in self.attempts}
             await self.execute_for(statements.INSERT_ATTEMPTS, list(latest.values()))
@@ -93,21 +77,6 @@ class Transaction(ChangeSet):
         if self.forgotten:
             await self.execute(statements.FORGET, [self.forgotten])
         self.written()
-
-    async def make_sure(self) -> None:
-        """Write what rests on an assumption; raise OvertakenError if one was wrong."""
-        if self.dirty and self._assumed:
-            await self.flush()
-        self._assumed.clear()
-
-    async def _update(self) -> None:
-        rows: list[Row] = []
-        for row_id, record in self.dirty.items():
-            rows.append((row_id, self._assumed.get(row_id), *changing_values(record)))
-        cursor = await self.execute_for(statements.UPDATE_OPERATIONS, rows)
-        if self._assumed and cursor.rowcount < len(rows):
-            raise OvertakenError
-        self._assumed.clear()
 
 
 T = TypeVar("T")

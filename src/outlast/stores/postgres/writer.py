@@ -4,12 +4,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from outlast.domain.errors import OutlastError, StoreUnavailableError
 from outlast.ports import Change
+from outlast.stores.postgres.batching import copied
 from outlast.stores.postgres.connection import Database, is_away, is_in_vain
 from outlast.stores.postgres.held import HeldRecords
 from outlast.stores.postgres.transaction import Command, OvertakenError, Transaction
@@ -40,10 +40,15 @@ class _Job:
 class Writer:
     """Runs commands in transactions; a command whose caller gives up in time is not run."""
 
-    def __init__(self, database: Database, publish: Callable[[Sequence[Change]], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        held: HeldRecords,
+        publish: Callable[[Sequence[Change]], None],
+    ) -> None:
         self._database = database
         self._publish = publish
-        self._held = HeldRecords()
+        self._held = held
         self._jobs: deque[_Job] = deque()
         self._news = asyncio.Event()
         self._stopped = False
@@ -90,21 +95,21 @@ class Writer:
             return await self._attempt(jobs)
         except Exception as error:  # noqa: BLE001  # one bad command must not take others down
             if len(jobs) == 1 or is_away(error.__cause__):
+                if isinstance(error, OvertakenError):
+                    error = StoreUnavailableError("the operation store is too busy")
                 for job in jobs:
-                    job.error = _copy(error)
+                    job.error = copied(error)
                 return []
         _log.info("a batch of %d writes failed; its halves are tried", len(jobs))
         middle = len(jobs) // 2
         return [*await self._commit(jobs[:middle]), *await self._commit(jobs[middle:])]
 
     async def _attempt(self, jobs: Sequence[_Job]) -> Sequence[Change]:
-        held: HeldRecords | None = self._held
         for attempts_left in reversed(range(_ATTEMPTS)):
             try:
-                async with self._database.transaction(held) as transaction:
+                async with self._database.transaction() as transaction:
                     await run_jobs(transaction, jobs)
             except (StoreUnavailableError, OvertakenError) as error:
-                held = None
                 in_vain = isinstance(error, OvertakenError) or is_in_vain(error.__cause__)
                 if not attempts_left or not in_vain:
                     raise
@@ -137,21 +142,3 @@ async def run_jobs(transaction: Transaction, jobs: Sequence[_Job]) -> None:
                 if isinstance(error, StoreUnavailableError):
                     raise
                 job.error = error
-
-
-def _copy(error: Exception) -> Exception:
-    """Return an error to raise in one more task: each adds its own traceback."""
-    if isinstance(error, StoreUnavailableError):
-        copy = StoreUnavailableError(error.message)
-        copy.__cause__ = error.__cause__
-        return copy
-    if isinstance(error, OvertakenError):
-        return StoreUnavailableError("the operation store is too busy")
-    return error
-
-
-async def cancelled(task: asyncio.Task[Any]) -> None:
-    """Cancel a task and wait until it has ended."""
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
