@@ -1,13 +1,14 @@
 """Every hot query of the PostgreSQL store uses its index."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
 import pytest
 
 from outlast.stores.postgres import schema, statements
+from outlast.stores.postgres.arrays import RowStatement
 from tests.postgresql import PostgresServer
 
 ROWS = 20_000
@@ -33,8 +34,20 @@ PAGE |= {"name": "operations/9000", "states": ["PENDING"], "method": "m1"}
 TAKE = {"now": NOW, "lost_by": NOW, "suspects": 1, "methods": ["m1", "m2"], "free": [4, 4]}
 FILTERS = {"states": False, "method": False, "dead_letter": False, "principal": False}
 
+KINDS: dict[str, Any] = {"bigint": 1, "boolean": False, "bytea": b""}
 UPDATE = statements.UPDATE_OPERATIONS
-NOBODY = [-1, *(None for _ in UPDATE.types[1:])]
+END = statements.UPDATE_UNCHANGED
+INSERT = statements.INSERT_WITH_REQUESTS
+
+
+def nobody(statement: RowStatement) -> Sequence[Any]:
+    """Return the parameters of a statement for a row that is not there."""
+    return statement.parameters([[-1, *(None for _ in statement.types[1:])]])
+
+
+NEW = INSERT.parameters(
+    [[f"new {it}" if kind == "text" else KINDS[kind] for it, kind in enumerate(INSERT.types)]]
+)
 PREPARED = """
 SELECT name, cardinality(parameter_types) FROM pg_prepared_statements
 ORDER BY prepare_time DESC LIMIT 1
@@ -43,7 +56,9 @@ ORDER BY prepare_time DESC LIMIT 1
 HOT_QUERIES: dict[str, tuple[str, Any, set[str]]] = {
     "load": (statements.LOAD, [["operations/7", "operations/8"]], {"operations_name"}),
     "read": (statements.GET_MANY, [["operations/7"]], {"operations_name"}),
-    "write": (UPDATE.sql, UPDATE.parameters([NOBODY]), {"operations_pkey"}),
+    "write": (UPDATE.sql, nobody(UPDATE), {"operations_pkey"}),
+    "end": (END.sql, nobody(END), {"operations_pkey"}),
+    "insert": (INSERT.sql, [*NEW, 500, 500, 499], {"operations_pending"}),
     "steps": (statements.STEPS, ["operations/7"], {"operations_name", "steps_pkey"}),
     "attempts": (statements.ATTEMPTS, ["operations/7"], {"operations_name", "attempts_pkey"}),
     "request": (statements.BY_REQUEST, ["r7", "m2", "shelves/7", ""], {"operations_request"}),
