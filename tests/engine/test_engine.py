@@ -15,6 +15,17 @@ from outlast.testing.faults import AWAY, Fault, Hints
 BUG = Fault(fails=AWAY.fails, error=lambda: ValueError("a bug"))
 
 
+async def test_the_log_has_the_worker_that_attempts_are_of(world, handler, caplog):
+    caplog.set_level("INFO", "outlast.engine.engine")
+    method = world.method(handler)
+    engine = await world.engine(method)
+    name = await world.insert()
+    await world.in_time(handler.began.wait())
+    attempt = (await world.inner.get(name)).worker
+    assert f"worker {engine.executor.worker} runs {method.name}" in caplog.messages
+    assert attempt == engine.executor.worker
+
+
 async def test_the_sweeper_that_dies_is_noticed(world, caplog):
     world.store.inject(BUG, "expire")
     engine = await world.engine(execute=False)

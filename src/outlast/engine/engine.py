@@ -103,6 +103,7 @@ class Engine:
         if execute:
             names = self._methods if taken is None else taken
             self._taken.update({name: self._methods[name] for name in names})
+            _log.info("worker %s runs %s", self.executor.worker, ", ".join(names) or "nothing")
             self._watch(*self.executor.start())
             if watch_loop:
                 self._watchdog = LoopWatchdog(self.executor.leases, self.clock, self.settings)

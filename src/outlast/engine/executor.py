@@ -8,7 +8,6 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
-from uuid import uuid4
 
 from outlast.domain.errors import LeaseLostError
 from outlast.domain.operation import Claim
@@ -19,6 +18,7 @@ from outlast.engine.children import watch_tasks
 from outlast.engine.claiming import Claimer
 from outlast.engine.context import ExecutionContext
 from outlast.engine.exits import ExitProof
+from outlast.engine.identifiers import new_worker
 from outlast.engine.journal import log_claimed, log_ended_by_claim
 from outlast.engine.leases import LeaseKeeper
 from outlast.engine.methods import Method
@@ -54,8 +54,8 @@ class Executor:
         worker: str | None = None,
         chance: random.Random | None = None,
     ) -> None:
-        self.worker = worker or str(uuid4())
-        """Identifies this start of this process; never used again."""
+        self.worker = worker or new_worker()
+        """Identifies this start of this process, and says where it is; never used again."""
         self._store = store
         self._clock = clock
         self._methods = methods

@@ -1,10 +1,24 @@
-"""Identifiers of operations: 122 random bits, that nobody can guess."""
+"""Identifiers of operations, 122 random bits that nobody can guess, and of workers."""
 
 import os
+import re
+import secrets
+import socket
 from uuid import UUID
 
 _BYTES = 16
 _DRAWN_AT_ONCE = 256
+_MAX_HOST_LENGTH = 63
+"""As much as one label of a DNS name may have."""
+
+
+def new_worker() -> str:
+    """Return an identifier of a worker that says where it is: `host-pid-` and 32 random bits.
+
+    So it was never used before, also where the pid is always the same, as in containers.
+    """
+    host = re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname())[:_MAX_HOST_LENGTH]
+    return f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 class Identifiers:
