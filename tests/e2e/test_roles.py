@@ -1,5 +1,8 @@
 """Servers that run nothing, workers that serve nothing, and methods that some leave to others."""
 
+import json
+import subprocess
+import sys
 from datetime import timedelta
 
 import grpc
@@ -90,6 +93,21 @@ def test_a_worker_serves_its_health_and_nothing_else(work):
         with pytest.raises(grpc.RpcError) as refused:
             call()
         assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("service", ["", SCRIPT])
+def test_the_health_of_servers_and_workers_can_be_asked_for_by_hand(serve, work, service):
+    process = serve("--script", "--no-execute") if service else work("--script")
+    check = ("grpc.health.v1.Health/Check", "--data", json.dumps({"service": service}))
+    asked = subprocess.run(
+        [sys.executable, "-m", "outlast", "call", *check, "--address", process.address],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert json.loads(asked.stdout) == {"status": "SERVING"}
 
 
 def test_a_worker_that_is_told_to_stop_lets_what_runs_end_and_gives_back_the_rest(

@@ -224,6 +224,9 @@ def test_a_process_that_is_told_to_stop_alone_is_replaced(several, eventually):
 
     eventually(lambda: len(processes_of(server) - {max(members)}) == 2)
     assert f"process {max(members)} ended with exit code 0" in server.log
+    (successor,) = processes_of(server) - members
+    eventually(lambda: f"process {successor} is ready in place of the one that" in server.log)
+    assert server.log.count("is ready in place") == 1
     server.terminate()
     assert server.process.wait(TIMEOUT) == ExitCode.OK
 

@@ -106,6 +106,15 @@ def test_a_server_that_stops_answers_waiters_and_gives_back_what_does_not_end(
     assert len((folder / "begins").read_text(encoding="utf-8").splitlines()) == 1
 
 
+@pytest.mark.parametrize("options", [(), ("--no-execute",)], ids=["runs", "runs nothing"])
+def test_a_server_with_nothing_to_wait_for_says_that_it_stops_and_has_stopped(serve, options):
+    server = serve("--script", *options)
+    server.terminate()
+    assert server.process.wait(30) == 0
+    said = [line.partition("stop")[2] for line in server.log.splitlines() if "stop" in line]
+    assert said == ["ping: nothing is running", "ped: nothing was given back"]
+
+
 def test_calls_that_come_while_a_server_drains_wait_until_it_has_drained(
     serve, folder, eventually, state_of
 ):

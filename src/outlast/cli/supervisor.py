@@ -144,7 +144,9 @@ class _Member:
                 self.stop()
             ready_line = await _line(link)
             ready_at = time.monotonic()
-            if ready_line and not self.ready.done():
+            if ready_line and self.ready.done():
+                _log.info("process %d is ready in place of the one that ended", process.pid)
+            elif ready_line:
                 self.ready.set_result(ready_line)
             code = await process.wait()
             self._process = None

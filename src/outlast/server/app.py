@@ -107,6 +107,12 @@ class Server:
     ) -> None:
         with self._signals:  # heard to the end: one may come while the server drains
             await self._stack.aclose()
+        count = self._operations.engine.executor.given_back
+        if count == 0:
+            _log.info("stopped: nothing was given back")
+        else:
+            were = "1 operation was" if count == 1 else f"{count} operations were"
+            _log.info("stopped: %s given back, to be run by the next server", were)
 
     def hurry(self) -> None:
         """Give up every grace: what runs is given back at once."""
@@ -148,10 +154,11 @@ class Server:
             )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = [health.SERVICE_NAME, reflection.SERVICE_NAME]
         if self.config.api:
             self._operations.add_to(server)
-            names = [*self._operations.service_names, health.SERVICE_NAME, reflection.SERVICE_NAME]
-            reflection.enable_server_reflection(names, server)
+            names = [*self._operations.service_names, *names]
+        reflection.enable_server_reflection(names, server)
         return server
 
     async def _set_health(self, status: Any) -> None:
@@ -181,7 +188,9 @@ class Server:
         engine = self._operations.engine
         engine.wake_waiters()  # they call again, by a balancer another server
         running = engine.executor.running
-        if running:
+        if running == 0:
+            _log.info("stopping: nothing is running")
+        else:
             _log.info(
                 "stopping: %s %g s to end; stop again to give back at once what runs",
                 "1 operation is running and has"
@@ -200,10 +209,6 @@ class Server:
             task.cancel()
         await asyncio.wait(waits)
         await engine.give_back()
-        if running:
-            count = engine.executor.given_back
-            were = "1 operation was" if count == 1 else f"{count} operations were"
-            _log.info("stopped: %s given back, to be run by the next server", were)
 
     async def _hang_up(self) -> None:
         """Answer the calls that are under way, refuse others, and drop the connections.
