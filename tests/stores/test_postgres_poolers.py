@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 
+import psycopg
 import pytest
 
 from outlast.domain.errors import StoreOpenError
@@ -14,6 +15,7 @@ from outlast.domain.transitions import Succeeded
 from outlast.engine.clock import SystemClock
 from outlast.ports import Changes, OperationStore
 from outlast.stores.postgres import PostgresStore
+from outlast.stores.postgres.schema import prepare
 from outlast.testing.clock import ManualClock
 from outlast.testing.contract.claims import ClaimContract
 from outlast.testing.contract.driver import Driver
@@ -149,8 +151,29 @@ async def test_a_direct_address_of_another_database_is_refused(url, direct, cloc
             if with_tables:
                 async with PostgresStore.open(direct, timer=TIMER, clock=clock):
                     pass
-            with pytest.raises(StoreOpenError, match="are not the same database"):
-                async with PostgresStore.open(url, timer=TIMER, clock=clock, direct=another):
-                    pass
+            await refuse_as_direct(another, url, clock)
+            with psycopg.connect(another) as database:
+                made = database.execute("SELECT to_regnamespace('outlast')").fetchone()
+            assert made == (None,)
     finally:
         postgres.drop_for_good(another)
+
+
+async def test_a_direct_address_of_a_copy_is_refused(url, direct, clock, postgres):
+    await prepare(direct)
+    names = [psycopg.conninfo.conninfo_to_dict(direct)["dbname"], "a_copy"]
+    postgres.execute("CREATE DATABASE {1} TEMPLATE {0}".format(*names))
+    copy = postgres.url(names[1])
+    try:
+        with psycopg.connect(direct) as one, psycopg.connect(copy) as other:
+            secret = "SELECT value FROM outlast.settings WHERE key = 'secret'"
+            assert one.execute(secret).fetchall() == other.execute(secret).fetchall()
+        await refuse_as_direct(copy, url, clock)
+    finally:
+        postgres.drop_for_good(copy)
+
+
+async def refuse_as_direct(direct: str, url: str, clock: ManualClock) -> None:
+    with pytest.raises(StoreOpenError, match="are not the same database"):
+        async with PostgresStore.open(url, timer=TIMER, clock=clock, direct=direct):
+            pass

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 import struct
 from collections.abc import Callable
 from datetime import timedelta
@@ -31,11 +32,12 @@ async def reach(url: str, direct: str | None, timer: Clock, patience: timedelta)
 
     They cannot behind a pooler. A server that refuses connections, does not answer, has no
     address yet or is still starting is waited for as long as `patience`; what only a person
-    can mend raises StoreOpenError at once.
+    can mend raises StoreOpenError at once, as does a direct address of another database.
     """
     if direct is not None:
         await _until_up(direct, timer, patience)
         await _until_up(url, timer, patience)
+        await _require_same(url, direct)
         return False
     if not await _until_up(url, timer, patience):
         return True
@@ -69,6 +71,30 @@ async def _until_up(url: str, timer: Clock, patience: timedelta) -> bool:
             raise waiting.failure(text_of(error)) from error
         if not was_up:
             await timer.sleep(RETRY_SECONDS)
+
+
+async def _require_same(url: str, direct: str) -> None:
+    """Raise StoreOpenError if a URL leads to another database than the direct one.
+
+    A copy has all that the database has, but not its locks: one that is held at the one
+    address can be had at the other if that is another database.
+    """
+    key = secrets.randbits(63)
+    place = described(direct)
+    try:
+        async with await connect(direct) as holder, holder.transaction():
+            await holder.execute("SELECT pg_advisory_xact_lock(%s)", [key])
+            place = described(url)
+            async with await connect(url, prepared=False) as other:
+                cursor = await other.execute("SELECT pg_try_advisory_xact_lock(%s)", [key])
+                another = await cursor.fetchone() == (True,)
+    except psycopg.Error as error:
+        raise StoreOpenError(f"{place} cannot be used: {text_of(error)}") from error
+    if another:
+        raise StoreOpenError(
+            f"{described(url)} and, as its direct address, {described(direct)} "
+            "are not the same database"
+        )
 
 
 class _Waiting:

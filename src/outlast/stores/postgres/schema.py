@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib.resources import files
 
 import psycopg
@@ -42,22 +41,6 @@ async def prepare(url: str) -> bytes:
                 return await _migrate(connection, scripts, place)
     except psycopg.Error as error:
         raise StoreOpenError(f"{place} cannot be used: {text_of(error)}") from error
-
-
-async def require_same(url: str, direct: str, secret: bytes) -> None:
-    """Raise StoreOpenError if a URL leads to another database than the direct one."""
-    found = None
-    try:
-        async with await connect(url, prepared=False) as connection:
-            with suppress(psycopg.errors.UndefinedTable):
-                found = await _setting(connection, "secret")
-    except psycopg.Error as error:
-        raise StoreOpenError(f"{described(url)} cannot be used: {text_of(error)}") from error
-    if found != secret:
-        raise StoreOpenError(
-            f"{described(url)} and, as its direct address, {described(direct)} "
-            "are not the same database"
-        )
 
 
 async def _migrate(

@@ -32,7 +32,7 @@ from outlast.stores.postgres.inserting import Inserter
 from outlast.stores.postgres.reaching import reach
 from outlast.stores.postgres.reading import PointReader
 from outlast.stores.postgres.redriving import Redrive
-from outlast.stores.postgres.schema import prepare, require_same
+from outlast.stores.postgres.schema import prepare
 from outlast.stores.postgres.taking import Reap, Renew, TakeReady, renewal_of, renewal_parameters
 from outlast.stores.postgres.texts import findable, given, kept, operation_of
 from outlast.stores.postgres.writer import Writer
@@ -83,8 +83,6 @@ class PostgresStore(OperationStore):
         """
         prepared = await reach(url, direct, timer, patience)
         secret = await prepare(direct or url)
-        if direct is not None:
-            await require_same(url, direct, secret)
         database = Database(url, timer, clock, CONNECTIONS, prepared=prepared)
         await database.open()
         feed = PostgresFeed(url, timer, direct=direct, prepared=prepared)
