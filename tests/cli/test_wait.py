@@ -1,6 +1,7 @@
 """`outlast operations wait`, against servers of several kinds, on a terminal and off it."""
 
 import json
+import shlex
 import subprocess
 import sys
 import threading
@@ -134,6 +135,38 @@ def test_the_timeout_leaves_the_operation_alone_and_has_a_code_of_its_own(run, f
     assert "outlast operations wait operations/a" in result.stderr
     assert not foreign.operations[NAME].done
     assert "CancelOperation" not in foreign.called
+
+
+def test_the_advice_reaches_the_same_server_and_shows_no_header(run, foreign):
+    foreign.add(NAME)
+    given = ("--address", foreign.address)
+    waited = run("operations", "wait", NAME, "--timeout", "50ms", *given, "-H", "key: secret")
+    assert waited.exit_code == ExitCode.TIMEOUT
+    assert waited.stderr.splitlines()[-1] == (
+        f"  wait again with: outlast operations wait {NAME} --address {foreign.address}"
+    )
+    cancelled = run("operations", "cancel", NAME, *given, "-H", "key: secret")
+    assert cancelled.stdout == (
+        "Cancellation requested. See the outcome with: "
+        f"outlast operations wait {NAME} --address {foreign.address}\n"
+    )
+    assert "secret" not in waited.output + cancelled.output
+
+
+def test_the_advice_leaves_out_what_came_from_the_environment(run, foreign):
+    foreign.add(NAME)
+    result = run("operations", "wait", NAME, "--timeout", "50ms", server=foreign)
+    assert result.stderr.splitlines()[-1] == f"  wait again with: outlast operations wait {NAME}"
+
+
+def test_the_advice_has_the_options_of_tls_and_can_be_pasted(run, tmp_path):
+    authorities = tmp_path / "our authorities.pem"
+    authorities.touch()
+    given = ("--address", "127.0.0.1:1", "--tls", "--ca-cert", str(authorities))
+    result = run("operations", "list", NAME, *given)  # refused, with advice, before it connects
+    assert result.exit_code == ExitCode.USAGE
+    advice = result.stderr.partition("outlast ")[2]
+    assert shlex.split(advice) == ["operations", "get", NAME, *given]
 
 
 def test_an_operation_that_vanishes_while_waiting_is_not_found(run, foreign):

@@ -49,7 +49,13 @@ class World:
 
     def run(self, **options: float) -> Snapshot:
         return wait_until_done(
-            self, "operations/a", self, monotonic=lambda: self.now, sleep=self.sleep, **options
+            self,
+            "operations/a",
+            self,
+            again="outlast operations wait operations/a",
+            monotonic=lambda: self.now,
+            sleep=self.sleep,
+            **options,
         )
 
 

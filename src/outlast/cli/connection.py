@@ -1,15 +1,18 @@
 """The options that say which server to talk to, the same for every client command."""
 
 import os
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from outlast.cli.parameters import EnvironmentOption, address_of_server, header
+from outlast.cli.text import printable
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
@@ -22,6 +25,12 @@ class Connection:
     tls: bool = False
     ca_cert: Path | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    given: tuple[str, ...] = ()
+    """The options of it that the command line had: no headers, which may be secrets."""
+
+    def command(self, verb: str, name: str) -> str:
+        """Return how to run a command of `outlast operations` on an operation of this server."""
+        return shlex.join(["outlast", "operations", verb, printable(name), *self.given])
 
 
 def connection_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -71,8 +80,21 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
         # gRPC reads it when it is imported. What it has to say, a Failure says better.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         connection = Connection(
-            address=address, tls=tls or ca_cert is not None, ca_cert=ca_cert, headers=headers
+            address=address,
+            tls=tls or ca_cert is not None,
+            ca_cert=ca_cert,
+            headers=headers,
+            given=tuple(_given(click.get_current_context())),
         )
         command(connection=connection, **arguments)
 
     return with_connection
+
+
+def _given(context: click.Context) -> Iterator[str]:
+    """Return what is to be repeated for another command to reach the same server."""
+    for name in ("address", "tls", "ca_cert"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            yield f"--{name.replace('_', '-')}"
+            if (value := context.params[name]) is not True:
+                yield str(value)

@@ -59,7 +59,7 @@ def invoke(
             print_outcome(snapshot)
         else:
             client = OperationsClient(channel, connection, types.pool)
-            see_through(client, snapshot.name, timeout=timeout)
+            see_through(client, snapshot.name, connection, timeout=timeout)
 
 
 def _find_method(types: ServerTypes, target: str, connection: Connection) -> MethodDescriptor:

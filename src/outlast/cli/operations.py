@@ -91,7 +91,7 @@ def list_operations(
     """
     if everything and limit is not None:
         raise click.UsageError("--limit and --all contradict each other: give one of them.")
-    _check_parent(parent, "show it with: outlast operations get")
+    _check_parent(parent, f"show it with: {connection.command('get', parent)}")
     with _connect(connection, timeout) as client, _narrowed(filter_, dead=dead) as narrowed:
         # As in _connect: it imports what gRPC needs.
         from outlast.cli.everywhere import list_everywhere  # noqa: PLC0415
@@ -111,7 +111,7 @@ def list_operations(
 def _check_parent(parent: str, advice: str) -> None:
     """Raise UsageError for the name of an operation; the server would find nothing under it."""
     if _NAME.fullmatch(parent):
-        raise click.UsageError(f"{parent} is no PARENT but an operation: {advice} {parent}")
+        raise click.UsageError(f"{parent} is no PARENT but an operation: {advice}")
 
 
 @contextmanager
@@ -217,7 +217,7 @@ def retry_operations(
     with --dead, otherwise among what has none. With --json a line of JSON for each.
     """
     bulk = dead or bool(filter_.strip())
-    _check_retry(names, bulk=bulk, limit=limit, wait=wait)
+    _check_retry(connection, names, bulk=bulk, limit=limit, wait=wait)
     with _connect(connection, timeout) as client:
         # As above: it imports what gRPC needs.
         from outlast.cli.retrying import retry_found, retry_named, say_retried  # noqa: PLC0415
@@ -230,12 +230,19 @@ def retry_operations(
             retried = client.admin.redrive(names[0])
             if not as_json:
                 say_retried(names[0], retried.name, as_json=False, err=True)
-            see_through(client, retried.name, as_json=as_json)
+            see_through(client, retried.name, connection, as_json=as_json)
         else:
             retry_named(client.admin, names, as_json=as_json)
 
 
-def _check_retry(names: tuple[str, ...], *, bulk: bool, limit: int | None, wait: bool) -> None:
+def _check_retry(
+    connection: Connection,
+    names: tuple[str, ...],
+    *,
+    bulk: bool,
+    limit: int | None,
+    wait: bool,
+) -> None:
     """Raise UsageError for what contradicts itself, or says too little."""
     if not bulk and not names:
         raise click.UsageError("give the NAMEs of operations, --filter or --dead.")
@@ -245,7 +252,7 @@ def _check_retry(names: tuple[str, ...], *, bulk: bool, limit: int | None, wait:
         raise click.UsageError("with --filter and --dead, give one PARENT at most.")
     for name in names:
         if bulk:
-            _check_parent(name, "retry it with: outlast operations retry")
+            _check_parent(name, f"retry it with: {connection.command('retry', name)}")
         elif not _NAME.fullmatch(name):
             raise click.UsageError(
                 f"{name!r} is not the NAME of an operation; for what is found under a PARENT "
@@ -276,7 +283,7 @@ def wait_operation(connection: Connection, name: str, timeout: float, as_json: b
     up after a minute, whatever the --timeout.
     """
     with _connect(connection, timeout) as client:
-        see_through(client, name, timeout=timeout, as_json=as_json)
+        see_through(client, name, connection, timeout=timeout, as_json=as_json)
 
 
 @operations.command("cancel")
@@ -296,7 +303,8 @@ def cancel_operation(connection: Connection, name: str, timeout: float) -> None:
     if snapshot.done:
         click.echo(f"{shown} is done already ({snapshot.state}): nothing is left to cancel.")
     else:
-        click.echo(f"Cancellation requested. See the outcome with: outlast operations wait {shown}")
+        again = connection.command("wait", name)
+        click.echo(f"Cancellation requested. See the outcome with: {again}")
 
 
 @operations.command("delete")

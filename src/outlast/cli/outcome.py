@@ -2,6 +2,7 @@
 
 import math
 
+from outlast.cli.connection import Connection
 from outlast.cli.exit_codes import ExitCode
 from outlast.cli.failure import Failure
 from outlast.cli.progress import progress_reporter
@@ -12,21 +13,28 @@ from outlast.domain.status import Code
 
 
 def see_through(
-    reader: Reader, name: str, *, timeout: float = math.inf, as_json: bool = False
+    reader: Reader,
+    name: str,
+    connection: Connection,
+    *,
+    timeout: float = math.inf,
+    as_json: bool = False,
 ) -> None:
     """Wait for an operation and print its outcome.
 
-    An interrupt ends the waiting, not the operation.
+    An interrupt ends the waiting, not the operation. Whatever ends the waiting, the
+    message says how to wait again on the same connection.
     """
+    again = connection.command("wait", name)
     try:
         with progress_reporter(quiet=as_json) as reporter:
-            snapshot = wait_until_done(reader, name, reporter, timeout)
+            snapshot = wait_until_done(reader, name, reporter, timeout, again=again)
     except KeyboardInterrupt:
         raise Failure(
             ExitCode.INTERRUPTED,
             f"interrupted; {name} goes on",
-            f"wait again with: outlast operations wait {name}",
-            f"or cancel it with: outlast operations cancel {name}",
+            f"wait again with: {again}",
+            f"or cancel it with: {connection.command('cancel', name)}",
         ) from None
     print_outcome(snapshot, as_json=as_json)
 

@@ -46,20 +46,22 @@ def wait_until_done(
     reporter: Reporter,
     timeout: float = math.inf,
     *,
+    again: str,
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Snapshot:
     """Return an operation when it is done; raise Failure if it is not after `timeout` seconds.
 
     When the server is away, at the start or later, waiting goes on for PATIENCE_SECONDS.
+    `again` is the command that waits again, for persons.
     """
     deadline = monotonic() + timeout
-    patience = _Patience(name, reporter)
+    patience = _Patience(name, reporter, again)
     snapshot: Snapshot | None = None
     while snapshot is None or not snapshot.done:
         asked = monotonic()
         if asked >= deadline:
-            raise (snapshot is None and patience.failure) or _timed_out(name, timeout)
+            raise (snapshot is None and patience.failure) or _timed_out(name, timeout, again)
         try:
             if snapshot is None:
                 snapshot = reader.get(name, deadline - asked)
@@ -80,12 +82,13 @@ def wait_until_done(
 class _Patience:
     """How long a server has been away, and when it is asked again."""
 
-    def __init__(self, name: str, reporter: Reporter) -> None:
+    def __init__(self, name: str, reporter: Reporter, again: str) -> None:
         self.delays = _delays()
         self.failure: TransientFailure | None = None
         """What came of the latest try, if it failed."""
         self._name = name
         self._reporter = reporter
+        self._again = again
         self._away_since = 0.0
 
     def on_failure(self, failure: TransientFailure, asked: float) -> None:
@@ -95,7 +98,7 @@ class _Patience:
             self._reporter.notice(f"the server does not answer; trying again: {failure}")
         self.failure = failure
         if asked - self._away_since > PATIENCE_SECONDS:
-            raise _given_up(self._name, failure) from failure
+            raise _given_up(self._name, failure, self._again) from failure
 
     def on_answer(self) -> None:
         """Begin anew after a try that did not fail."""
@@ -103,20 +106,20 @@ class _Patience:
             self.failure, self.delays = None, _delays()
 
 
-def _timed_out(name: str, timeout: float) -> Failure:
+def _timed_out(name: str, timeout: float, again: str) -> Failure:
     return Failure(
         ExitCode.TIMEOUT,
         f"{name} is not done after {timeout:g} s; it goes on",
-        f"wait again with: outlast operations wait {name}",
+        f"wait again with: {again}",
     )
 
 
-def _given_up(name: str, failure: Failure) -> Failure:
+def _given_up(name: str, failure: Failure, again: str) -> Failure:
     return TransientFailure(
         failure.exit_code,
         *failure.lines,
         f"the server has been away for {PATIENCE_SECONDS:g} s; {name} is not lost by that",
-        f"wait again with: outlast operations wait {name}",
+        f"wait again with: {again}",
     )
 
 
