@@ -11,8 +11,8 @@ from outlast.stores.addresses import described
         ("postgresql://me:secret@db.example:5433/jobs", "postgresql://me@db.example:5433/jobs"),
         ("postgresql:///jobs?host=/run/pg&password=secret", "postgresql:///run/pg/jobs"),
         ("postgresql://me@[::1]/jobs?sslpassword=secret", "postgresql://me@[::1]/jobs"),
-        ("postgresql://me:secret/jobs", "postgresql://(not a URL)"),
-        ("postgresql://me:5432/secret@db.example/jobs", "postgresql://(not a URL)"),
+        ("postgresql://me:secret/jobs", "postgresql://…"),
+        ("postgresql://me:5432/secret@db.example/jobs", "postgresql://…"),
         ("postgres://me:sec%3Aret@db/", "postgres://me@db/"),
     ],
 )

@@ -4,8 +4,11 @@ from urllib.parse import parse_qs, urlsplit
 
 
 def described(url: str) -> str:
-    """Return where a URL leads, without a password and whatever else it may hold."""
-    unclear = f"{url.partition('://')[0]}://(not a URL)"
+    """Return where a URL leads, without a password and whatever else it may hold.
+
+    One in which that cannot be told from a password is cut after its scheme.
+    """
+    unclear = f"{url.partition('://')[0]}://…"
     try:
         parts = urlsplit(url)
         host, port, user = parts.hostname, parts.port, parts.username
