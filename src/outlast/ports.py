@@ -119,6 +119,8 @@ class Renewal:
     """No longer the worker's: it must stop that work and write nothing more."""
     cancel_requested: frozenset[Lease] = frozenset()
     """Renewed, and the handler is to be cancelled."""
+    locked: frozenset[Lease] = frozenset()
+    """Not renewed, and not lost by now: somebody keeps the record from being written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Leases: kept while the work goes on, and nothing is written without one."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -328,3 +329,45 @@ async def test_a_drained_worker_keeps_its_leases_when_the_time_of_day_jumps_ahea
     await world.clock.advance(0)
     await stopping
     assert await world.state(name) == "SUCCEEDED"
+
+
+@pytest.fixture
+def locked(world, monkeypatch):
+    """Return a set of the names whose leases the store cannot renew, nor say that they are lost."""
+    names = set()
+    renew = world.inner.renew
+
+    async def renew_others(leases, duration):
+        kept = [lease for lease in leases if lease.name not in names]
+        renewal = await renew(kept, duration)
+        return replace(renewal, locked=frozenset(leases) - frozenset(kept))
+
+    monkeypatch.setattr(world.inner, "renew", renew_others)
+    return names
+
+
+@pytest.mark.usefixtures("engine")
+async def test_what_is_locked_for_a_while_is_renewed_in_time_when_it_no_longer_is(
+    world, handler, locked
+):
+    name = await world.begin()
+    locked.add(name)
+    await world.clock.advance(LEASE.total_seconds() * 0.7)
+    locked.clear()
+    await world.clock.advance(LEASE.total_seconds() * 2)
+    assert handler.cancelled == 0
+    assert await world.state(name) == "RUNNING"
+
+
+@pytest.mark.usefixtures("engine")
+async def test_what_stays_locked_is_stopped_before_its_lease_ends_and_nothing_else_is(
+    world, handler, locked
+):
+    name = await world.begin()
+    other = await world.begin()
+    locked.add(name)
+    await world.clock.advance(LEASE.total_seconds() - 1)
+    assert handler.cancelled == 1
+    await world.clock.advance(LEASE.total_seconds())
+    operation = await world.get(other)
+    assert (operation.state, operation.attempt) == ("RUNNING", 1)

@@ -1,6 +1,8 @@
 """What the PostgreSQL store does for many callers at once, also behind the back of another."""
 
 import asyncio
+import random
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Any
@@ -15,11 +17,16 @@ from outlast.domain.errors import (
     QueueFullError,
     StoreUnavailableError,
 )
-from outlast.domain.operation import Operation, State
+from outlast.domain.operation import Claim, Lease, Operation, State
 from outlast.domain.status import Payload
 from outlast.domain.transitions import Retry, Succeeded
 from outlast.engine.clock import SystemClock
+from outlast.ports import Renewal
 from outlast.stores.postgres import PostgresStore
+from outlast.stores.postgres import connection as connection_module
+from outlast.stores.postgres.batching import MAX_BATCH_BYTES, take_batch
+from outlast.stores.postgres.commands import RecordStep
+from outlast.stores.postgres.connection import STATEMENT_TIMEOUT
 from outlast.testing.clock import ManualClock
 from outlast.testing.contract.driver import ERROR, LEASE, RESPONSE, Driver
 from tests.postgresql import PostgresServer
@@ -211,3 +218,93 @@ async def test_an_insert_that_is_given_up_before_its_turn_is_not_made(here, url)
     await asyncio.gather(*first)
     await tried(given_up)
     assert rows(url) == 3
+
+
+async def test_many_bytes_are_divided_and_all_are_kept(here, url):
+    big = Payload("m", bytes(3 * MAX_BATCH_BYTES // 4))
+    results = await asyncio.gather(*(here.try_insert(metadata=big) for _ in range(4)))
+    assert all(it.created for it in results)
+    assert rows(url) == 4
+
+
+@pytest.mark.parametrize(
+    ("sizes", "taken"),
+    [([1, 2, 3], 3), ([MAX_BATCH_BYTES, 1], 1), ([2 * MAX_BATCH_BYTES, 1], 1), ([0] * 999, 256)],
+    ids=["few", "full", "too much for any", "many"],
+)
+def test_a_batch_has_as_many_as_fit_and_at_least_one(sizes, taken):
+    waiting = deque(RecordStep(Lease("x", 1), "k", Payload("t", bytes(it))) for it in sizes)
+    assert len(take_batch(waiting)) == taken
+    assert len(waiting) == len(sizes) - taken
+
+
+async def test_a_step_key_that_no_index_takes_does_not_take_others_down(here):
+    claim = await here.start()
+    chance = random.Random(1)
+    long = "".join(chr(chance.randrange(0x4E00, 0x9FFF)) for _ in range(2000))
+    keys = ["a", long, "b"]
+    results = await tried(
+        *(here.store.record_step(claim.lease, key, Payload("s", b"")) for key in keys)
+    )
+    assert isinstance(results[1], StoreUnavailableError)
+    assert set(await here.store.steps(claim.operation.name)) == {"a", "b"}
+
+
+# Records that somebody else has locked.
+
+
+@pytest.fixture
+async def locked(url: str, here: Driver) -> AsyncIterator[tuple[Claim, psycopg.AsyncConnection]]:
+    """Yield a claim whose record is locked, and the connection whose transaction keeps it so."""
+    claim = await here.start()
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        await connection.execute(
+            "SELECT FROM outlast.operations WHERE name = %s FOR UPDATE", [claim.operation.name]
+        )
+        yield claim, connection
+
+
+async def test_what_others_have_locked_holds_up_nothing_else(here, locked):
+    stuck, connection = locked
+    others = [await here.start() for _ in range(5)]
+    async with asyncio.timeout(STATEMENT_TIMEOUT.total_seconds() - 2):
+        cancels = [
+            asyncio.create_task(here.store.request_cancel(stuck.operation.name)) for _ in range(20)
+        ]
+        for claim in others:
+            await here.store.record_progress(claim.lease, None, Payload("m", b"half"))
+            await here.store.request_cancel(claim.operation.name)
+            assert (await here.start()).operation.state is State.RUNNING
+            assert (await here.store.finish(claim.lease, DONE)).done
+        ends = [asyncio.create_task(here.store.finish(stuck.lease, DONE)) for _ in range(2)]
+        assert (await here.run(DONE)).done
+        assert not any(task.done() for task in [*cancels, *ends])
+        await connection.rollback()
+        cancelled = await asyncio.gather(*cancels)
+        ended = await tried(*ends)
+    assert {it.name for it in cancelled} == {stuck.operation.name}
+    assert sum(isinstance(it, Operation) and it.done for it in ended) == 1
+
+
+async def test_leases_of_records_that_others_have_locked_are_neither_renewed_nor_lost(here, locked):
+    stuck, connection = locked
+    other, lost = await here.start(), await here.start()
+    await here.store.finish(lost.lease, DONE)
+    leases = [stuck.lease, other.lease, lost.lease]
+    expected = Renewal(lost=frozenset({lost.lease}), locked=frozenset({stuck.lease}))
+    assert await here.store.renew(leases, LEASE) == expected
+    found = await asyncio.to_thread(here.store.renew_from_thread, leases, LEASE)
+    assert found == expected
+    await connection.rollback()
+    assert await here.store.renew([stuck.lease, other.lease], LEASE) == Renewal()
+
+
+async def test_a_lock_that_is_never_given_back_fails_only_what_waits_for_it(
+    here, locked, monkeypatch
+):
+    stuck, _ = locked
+    monkeypatch.setattr(connection_module, "STATEMENT_TIMEOUT", timedelta(seconds=1))
+    cancels = [here.store.request_cancel(stuck.operation.name) for _ in range(3)]
+    *failed, inserted = await tried(*cancels, here.try_insert())
+    assert all(isinstance(it, StoreUnavailableError) for it in failed)
+    assert inserted.created

@@ -91,7 +91,7 @@ class LeaseKeeper:
         asked_at = self._clock.monotonic()
         renewal = self._store.renew_from_thread([it.lease for it in held], self._lease)
         for running in held:
-            if running.lease not in renewal.lost:
+            if running.lease not in renewal.lost | renewal.locked:
                 running.lease_until = asked_at + self._lease.total_seconds()
 
     async def _renew(self) -> bool:
@@ -113,7 +113,14 @@ class LeaseKeeper:
             # What has ended meanwhile has no lease any more either; that is no refusal.
             self.refused += running.lease in renewal.lost and not running.settled
             _apply(renewal, running, until)
+        if renewal.locked:
+            self._retry_soon()
         return True
+
+    def _retry_soon(self) -> None:
+        """Try again what was not renewed, before the lease runs out."""
+        _log.warning("some leases cannot be renewed, trying again: their records are locked")
+        self._clock.call_later(self._tick_seconds, self._now.set)
 
 
 def _apply(renewal: Renewal, running: Running, until: float) -> None:
@@ -121,6 +128,8 @@ def _apply(renewal: Renewal, running: Running, until: float) -> None:
     if lease in renewal.lost:
         if running.stop(StopReason.LEASE_LOST):
             _log.warning("operation %s was taken over; it is stopped here", lease.name)
+        return
+    if lease in renewal.locked:
         return
     running.lease_until = until
     if lease in renewal.cancel_requested:

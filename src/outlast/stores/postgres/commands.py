@@ -1,7 +1,7 @@
 """The writes of the PostgreSQL store that callers ask for."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Self
@@ -37,6 +37,10 @@ class Insert(Command[Inserted]):
     request: Payload
     max_pending: int | None
     max_pending_in_method: int | None
+
+    @property
+    def size(self) -> int:
+        return len(self.request.value) + len(self.operation.metadata.value)
 
     @classmethod
     async def prepare(cls, transaction: Transaction, commands: Sequence[Self]) -> None:
@@ -149,6 +153,11 @@ class Update(Command[Operation]):
     change: Callable[[Operation, datetime], Operation]
     lease: Lease | None = None
     """A worker's write works on hidden records too; it is refused if there is none."""
+    size: int = 0
+
+    @property
+    def names(self) -> Collection[str]:
+        return (self.name,)
 
     @classmethod
     async def prepare(cls, transaction: Transaction, commands: Sequence[Self]) -> None:
@@ -173,6 +182,14 @@ class RecordStep(Command[None]):
     lease: Lease
     key: str
     result: Payload
+
+    @property
+    def names(self) -> Collection[str]:
+        return (self.lease.name,)
+
+    @property
+    def size(self) -> int:
+        return len(self.result.value)
 
     @classmethod
     async def prepare(cls, transaction: Transaction, commands: Sequence[Self]) -> None:

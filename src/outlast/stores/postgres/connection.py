@@ -25,8 +25,9 @@ STATEMENT_TIMEOUT = timedelta(seconds=10)
 IDLE_TIMEOUT = timedelta(seconds=5)
 """How long a transaction may stand still before the server ends it: its process may be stopped."""
 CONNECT_TIMEOUT = timedelta(seconds=5)
+LOCK_TIMEOUT = timedelta(milliseconds=200)
+"""How long many writes together wait for what others have locked."""
 
-_LIMITS = [f"{it // timedelta(milliseconds=1)}ms" for it in (STATEMENT_TIMEOUT, IDLE_TIMEOUT)]
 _PREPARE_AFTER = 5
 """How often a session gets a statement until it is prepared there."""
 _KEEPALIVES = {
@@ -35,6 +36,8 @@ _KEEPALIVES = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
+_TOO_MUCH = "54"
+"""The class of errors of what goes beyond the database's own limits, such as an index's."""
 _IN_VAIN = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 """What befalls a transaction because of others: it is to be run again."""
 
@@ -130,14 +133,17 @@ class Database:
                 yield connection
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    async def transaction(
+        self, lock_timeout: timedelta = STATEMENT_TIMEOUT
+    ) -> AsyncIterator[Transaction]:
         """Yield a transaction, which is committed unless the block raises."""
         async with self.reading() as connection:
             try:
                 asked_at = self._database_clock.monotonic()
                 async with connection.pipeline():  # one round trip
                     await connection.execute(statements.BEGIN)
-                    cursor = await connection.execute(statements.LIMITS_AND_TIME, _LIMITS)
+                    limits = _limits(lock_timeout)
+                    cursor = await connection.execute(statements.LIMITS_AND_TIME, limits)
                 ((*_, micros),) = await cursor.fetchall()
                 now = self._now(micros, asked_at)
                 transaction = Transaction(connection, now)
@@ -159,7 +165,7 @@ class Database:
             try:
                 async with connection.pipeline():
                     await connection.execute(statements.BEGIN)
-                    await connection.execute(statements.LIMITS_AND_TIME, _LIMITS)
+                    await connection.execute(statements.LIMITS_AND_TIME, _limits(LOCK_TIMEOUT))
                     yield connection
                     await connection.execute("COMMIT")
             except BaseException:
@@ -174,7 +180,8 @@ class Database:
             psycopg.connect(self._parameters, prepare_threshold=None) as connection,
         ):
             asked_at = self._database_clock.monotonic()
-            ((*_, micros),) = connection.execute(statements.LIMITS_AND_TIME, _LIMITS).fetchall()
+            limits = _limits(LOCK_TIMEOUT)
+            ((*_, micros),) = connection.execute(statements.LIMITS_AND_TIME, limits).fetchall()
             yield connection, self._now(micros, asked_at)
 
     @property
@@ -185,6 +192,12 @@ class Database:
     def _now(self, micros: int, asked_at: float) -> datetime:
         moment = self._database_clock.set(micros, asked_at)
         return moment if self._replacement is None else self._replacement.now()
+
+
+def _limits(lock_timeout: timedelta) -> list[str]:
+    """Return the limits of a transaction."""
+    limits = STATEMENT_TIMEOUT, IDLE_TIMEOUT, lock_timeout
+    return [f"{it // timedelta(milliseconds=1)}ms" for it in limits]
 
 
 async def _roll_back(connection: Connection) -> None:
@@ -220,4 +233,12 @@ def is_in_vain(error: BaseException | None) -> bool:
 
 def is_away(error: BaseException | None) -> bool:
     """Whether it is the database that failed, whatever it was asked for."""
-    return isinstance(error, psycopg.OperationalError | PoolTimeout) and not is_in_vain(error)
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is not None:
+        of_the_command = error.sqlstate.startswith(_TOO_MUCH) or is_locked(error)
+        return not (of_the_command or is_in_vain(error))
+    return isinstance(error, psycopg.OperationalError | PoolTimeout)
+
+
+def is_locked(error: BaseException | None) -> bool:
+    """Whether somebody else has locked what was to be written."""
+    return isinstance(error, psycopg.errors.LockNotAvailable)

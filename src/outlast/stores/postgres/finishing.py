@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from outlast.domain import transitions
 from outlast.domain.errors import StoreUnavailableError
 from outlast.domain.operation import Lease, Operation
-from outlast.domain.transitions import Outcome
+from outlast.domain.transitions import Outcome, Succeeded
 from outlast.ports import Change
-from outlast.stores.changeset import Stored
 from outlast.stores.postgres import statements
 from outlast.stores.postgres.batching import Batcher
 from outlast.stores.postgres.commands import Update
@@ -18,6 +18,21 @@ from outlast.stores.postgres.writer import Writer
 from outlast.stores.rows import changing_values
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """An operation that has ended, and the revision that it ought to have until then."""
+
+    id: int
+    after: Operation
+    known_revision: int
+
+    @property
+    def size(self) -> int:
+        return len(self.after.metadata.value) + len(
+            self.after.response.value if self.after.response else b""
+        )
 
 
 class Finisher:
@@ -38,7 +53,7 @@ class Finisher:
         self._writer = writer
         self._held = held
         self._publish = publish
-        self._batches = Batcher(self._end)
+        self._batches = Batcher(self._write)
 
     async def finish(self, lease: Lease, outcome: Outcome) -> Operation:
         """Do what `OperationStore.finish` says."""
@@ -47,7 +62,7 @@ class Finisher:
             before = known.operation
             after = transitions.finish(before, lease, outcome, self._database.clock.now())
             if after.done and transitions.ended_attempt(before, after) is None:
-                end = Stored(known.id, after), before.revision
+                end = _End(known.id, after, before.revision)
                 if await self._batches.ask(lease.name, end):
                     return after
         return await self._writer.run(
@@ -55,6 +70,7 @@ class Finisher:
                 lease.name,
                 lambda it, now: transitions.finish(it, lease, outcome, now),
                 lease,
+                _size(outcome),
             )
         )
 
@@ -62,12 +78,12 @@ class Finisher:
         """Finish what was asked for."""
         await self._batches.stop()
 
-    async def _end(self, ends: Mapping[str, tuple[Stored, int]]) -> Mapping[str, bool]:
+    async def _write(self, ends: Mapping[str, _End]) -> Mapping[str, bool]:
         """Write those records that have the revision that they are known with; return which."""
-        names = {stored.id: name for name, (stored, _) in ends.items()}
+        names = {end.id: name for name, end in ends.items()}
         rows = [  # in the order in which others lock them
-            (stored.id, revision, *changing_values(stored.operation))
-            for _, (stored, revision) in sorted(ends.items())
+            (end.id, end.known_revision, *changing_values(end.after))
+            for _, end in sorted(ends.items())
         ]
         statement = statements.UPDATE_UNCHANGED
         try:
@@ -82,5 +98,9 @@ class Finisher:
             _log.info("%d ends at once failed, and are tried again: %s", len(ends), error)
             return {}
         self._held.forget(written)
-        self._publish([Change.of(ends[name][0].operation) for name in written])
+        self._publish([Change.of(ends[name].after) for name in written])
         return dict.fromkeys(written, True)
+
+
+def _size(outcome: Outcome) -> int:
+    return len(outcome.response.value) if isinstance(outcome, Succeeded) else 0

@@ -51,6 +51,7 @@ SELECT set_config('statement_timeout', %s, true),
     set_config('idle_in_transaction_session_timeout', %s, true),
     set_config('synchronous_commit', CASE current_setting('synchronous_commit')
         WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true),
+    set_config('lock_timeout', %s, true),
     set_config('jit', 'off', true),
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 """
@@ -196,11 +197,18 @@ RENEW = """
 WITH held AS (
     SELECT o.id FROM unnest(%(names)b::text[], %(epochs)b::bigint[]) AS lease(name, epoch)
     JOIN outlast.operations o ON o.name = lease.name
-    WHERE o.lease_epoch = lease.epoch AND o.state = 'RUNNING' ORDER BY o.name FOR UPDATE OF o
+    WHERE o.lease_epoch = lease.epoch AND o.state = 'RUNNING' ORDER BY o.name FOR UPDATE OF o SKIP LOCKED
 )
 UPDATE outlast.operations o SET ready_time = %(until)s FROM held WHERE o.id = held.id
 RETURNING o.name, o.lease_epoch, o.cancel_requested_time IS NOT NULL
 """
+STILL_HELD = """
+SELECT o.name, o.lease_epoch
+FROM unnest(%(names)b::text[], %(epochs)b::bigint[]) AS lease(name, epoch)
+JOIN outlast.operations o ON o.name = lease.name
+WHERE o.lease_epoch = lease.epoch AND o.state = 'RUNNING'
+"""
+"""Which leases are good, also of records that somebody has locked."""
 _READY = f"""
 SELECT {{suspect}} AS suspect, o.id, {SELECT_COLUMNS} FROM outlast.operations o
 WHERE o.method = slot.method AND {{ready}} AND {{test}}

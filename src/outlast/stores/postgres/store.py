@@ -192,7 +192,8 @@ class PostgresStore(OperationStore):
         with self._database.transaction_of_thread() as (connection, now):
             parameters = renewal_parameters(leases, now + duration)
             rows = connection.execute(statements.RENEW.encode(), parameters).fetchall()
-        return renewal_of(leases, rows)
+            held = connection.execute(statements.STILL_HELD.encode(), parameters).fetchall()
+        return renewal_of(leases, rows, held)
 
     async def record_progress(
         self, lease: Lease, progress: Progress | None, metadata: Payload

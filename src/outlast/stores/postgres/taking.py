@@ -44,7 +44,10 @@ class Renew(Command[Renewal]):
         rows = await (await transaction.execute(statements.RENEW, parameters)).fetchall()
         for name, _, _ in rows:
             transaction.stored.pop(name, None)  # the row is another one now
-        return renewal_of(self.leases, rows)
+        held: Sequence[Row] = []
+        if len(rows) < len(self.leases):
+            held = await (await transaction.execute(statements.STILL_HELD, parameters)).fetchall()
+        return renewal_of(self.leases, rows, held)
 
 
 def renewal_parameters(leases: Collection[Lease], until: datetime) -> dict[str, Any]:
@@ -56,11 +59,14 @@ def renewal_parameters(leases: Collection[Lease], until: datetime) -> dict[str, 
     }
 
 
-def renewal_of(leases: Collection[Lease], rows: Sequence[Row]) -> Renewal:
-    """Return what became of leases, by the rows of those that were renewed."""
-    kept = {Lease(name, epoch) for name, epoch, _ in rows}
+def renewal_of(
+    leases: Collection[Lease], rows: Sequence[Row], still_held: Sequence[Row]
+) -> Renewal:
+    """Return what became of leases: the rows of the renewed ones, and all that are good."""
+    renewed = {Lease(name, epoch) for name, epoch, _ in rows}
     cancelled = {Lease(name, epoch) for name, epoch, asked in rows if asked}
-    return Renewal(frozenset(leases) - kept, frozenset(cancelled))
+    locked = {Lease(name, epoch) for name, epoch in still_held} - renewed
+    return Renewal(frozenset(leases) - renewed - locked, frozenset(cancelled), frozenset(locked))
 
 
 @dataclass(eq=False, slots=True)

@@ -88,6 +88,16 @@ class Command(ABC, Generic[T]):
     order: ClassVar[int]
     """Commands of a batch run in this order of their kinds."""
 
+    @property
+    def names(self) -> Collection[str]:
+        """The operations whose records it locks, if it waits for those."""
+        return ()
+
+    @property
+    def size(self) -> int:
+        """How many bytes it brings along, about."""
+        return 0
+
     @classmethod
     async def prepare(cls, transaction: Transaction, commands: Sequence[Self]) -> None:
         """Do what is cheaper for all commands of a kind at once."""
