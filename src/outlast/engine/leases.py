@@ -5,6 +5,7 @@ import logging
 from datetime import timedelta
 
 from outlast.domain.errors import OutlastError
+from outlast.domain.operation import Lease
 from outlast.engine.jumps import JumpWatch
 from outlast.engine.running import Running, StopReason, Workload
 from outlast.ports import Clock, OperationStore, Renewal
@@ -34,6 +35,7 @@ class LeaseKeeper:
         self._tick_seconds = self._interval_seconds / 4
         self._margin_seconds = self._interval_seconds / 2
         self._now = asyncio.Event()
+        self._locked: frozenset[Lease] = frozenset()
         self._jumps = JumpWatch(clock, lease)
 
     @property
@@ -113,14 +115,16 @@ class LeaseKeeper:
             # What has ended meanwhile has no lease any more either; that is no refusal.
             self.refused += running.lease in renewal.lost and not running.settled
             _apply(renewal, running, until)
-        if renewal.locked:
-            self._retry_soon()
+        self._retry_locked(renewal.locked)
         return True
 
-    def _retry_soon(self) -> None:
+    def _retry_locked(self, locked: frozenset[Lease]) -> None:
         """Try again what was not renewed, before the lease runs out."""
-        _log.warning("some leases cannot be renewed, trying again: their records are locked")
-        self._clock.call_later(self._tick_seconds, self._now.set)
+        if locked:
+            self._clock.call_later(self._tick_seconds, self._now.set)
+        if stuck := locked & self._locked:  # those that just were about to be written are not
+            _log.warning("%d leases are not renewed: their records are locked", len(stuck))
+        self._locked = locked
 
 
 def _apply(renewal: Renewal, running: Running, until: float) -> None:
