@@ -127,7 +127,7 @@ class Writer:
         job.aside = True
         self._locked.update(job.command.names)
         self._aside.append(job)
-        if len(self._lanes) < LANES:
+        if sum(not lane.done() for lane in self._lanes) < LANES:  # an ended one takes no more
             lane = asyncio.create_task(self._work_aside(), name="outlast-postgres-waiting-writer")
             self._lanes.add(lane)
             lane.add_done_callback(self._lanes.discard)
