@@ -6,7 +6,7 @@ import pytest
 from google.protobuf.empty_pb2 import Empty
 from outlastapi.v1.operation_metadata_pb2 import OperationMetadata
 
-from outlast.rpc.context import MAX_STEP_KEY_LENGTH, OperationContext
+from outlast.rpc.context import MAX_STEP_KEY_BYTES, OperationContext
 
 
 class Untouched:
@@ -23,10 +23,11 @@ class Untouched:
         (None, TypeError),
         (b"page", TypeError),
         ("", ValueError),
-        ("x" * (MAX_STEP_KEY_LENGTH + 1), ValueError),
+        ("x" * (MAX_STEP_KEY_BYTES + 1), ValueError),
+        ("ж" * (MAX_STEP_KEY_BYTES // 2 + 1), ValueError),
         ("a\ud800", ValueError),
     ],
-    ids=["number", "none", "bytes", "empty", "too long", "surrogate"],
+    ids=["number", "none", "bytes", "empty", "too long", "too many bytes", "surrogate"],
 )
 async def test_a_key_that_is_no_text_of_some_length_is_refused(key, error):
     called = []

@@ -23,7 +23,8 @@ from outlast.rpc.errors import TYPE_PREFIX, attempt_failure, pack, text_of
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
-MAX_STEP_KEY_LENGTH = 1024
+MAX_STEP_KEY_BYTES = 1024
+"""How long a key of a step may be in UTF-8: stores have indexes over them."""
 
 _JSON_TYPE = "application/json"
 _ONCE = RetryPolicy(max_attempts=1)
@@ -128,11 +129,11 @@ class OperationContext(Generic[M]):
         pause, before it fails this attempt; without, at once the operation's own policy
         decides. Raises DuplicateStepError for a key used before in this attempt, and
         TypeError or ValueError, before the call, for a key that is no text of up to
-        MAX_STEP_KEY_LENGTH, or that UTF-8 cannot encode.
+        MAX_STEP_KEY_BYTES, or that UTF-8 cannot encode.
         """
         key = text_of("the key of a step", key)
-        if not 0 < len(key) <= MAX_STEP_KEY_LENGTH:
-            raise ValueError(f"the key of a step has 1 to {MAX_STEP_KEY_LENGTH} characters")
+        if not 0 < len(key.encode()) <= MAX_STEP_KEY_BYTES:
+            raise ValueError(f"the key of a step has 1 to {MAX_STEP_KEY_BYTES} bytes")
         recorded = await self._execution.recorded_step(key)
         if recorded is not None:
             return _unpack_result(recorded)
