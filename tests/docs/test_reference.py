@@ -1,6 +1,8 @@
 """What the documents list is what there is."""
 
+import ast
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -36,6 +38,7 @@ from outlast.engine import outcome, processes
 from outlast.ports import OperationStore
 from outlast.rpc.binding import MAX_REQUEST_ID_LENGTH
 from outlast.rpc.queries import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+from tests.e2e.test_rolling_restart import RETRIES
 
 KIB, MIB = 2**10, 2**20
 MAX_README_LINES = 150
@@ -237,6 +240,13 @@ def test_every_reason_of_an_error_is_documented(protocol):
     assert processes.WorkerProcessError.reason in reasons
     for reason in reasons - internal:
         assert f"`{reason}`" in protocol, reason
+
+
+def test_the_retries_of_the_guide_are_those_that_restarts_are_tested_with(root, read_blocks):
+    blocks = read_blocks(root / "docs/operating.md")
+    (caller,) = (block for block in blocks if block.file == "caller.py")
+    shown = re.search(r"^SERVICE_CONFIG = (\{.*?^\})", caller.text, re.MULTILINE | re.DOTALL)
+    assert ast.literal_eval(shown[1]) == json.loads(RETRIES)
 
 
 def test_every_test_that_the_documents_name_exists(documents, root):
