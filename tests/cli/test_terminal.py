@@ -56,15 +56,34 @@ class Terminal:
 
 
 @contextmanager
+def interrupts_heeded() -> Iterator[None]:
+    """Have processes heed interrupts, as those that a person starts.
+
+    Shells have what they run in the background ignore them, and who is started inherits that.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def on_terminal(*arguments: str, width: int = 110) -> Iterator[Terminal]:
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, width))
     environment = {**os.environ, "TERM": "xterm-256color"}
     environment.pop("COLUMNS", None)  # the terminal has a width of its own
     command = [sys.executable, "-m", "outlast", *arguments]
-    process = subprocess.Popen(
-        command, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
-    )
+    with interrupts_heeded():
+        process = subprocess.Popen(
+            command,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environment,
+            start_new_session=True,
+        )
     os.close(slave)
     try:
         yield Terminal(process, master)
