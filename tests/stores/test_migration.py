@@ -1,6 +1,7 @@
 """Carrying the operations of one store to another."""
 
 import asyncio
+import re
 import sqlite3
 import subprocess
 import sys
@@ -22,8 +23,11 @@ from outlast.ports import OperationStore
 from outlast.server import migration
 from outlast.server.migration import Tally
 from outlast.stores import archive
+from outlast.stores.addresses import described
 from outlast.stores.archive import Archived, Refusal
 from outlast.stores.postgres import PostgresStore
+from outlast.stores.postgres import archive as postgres
+from outlast.stores.postgres.sessions import LOCK
 from outlast.stores.sqlite import SqliteStore, connection
 from outlast.testing.clock import ManualClock
 from outlast.testing.contract.driver import ERROR, RESPONSE, Driver
@@ -330,7 +334,7 @@ async def test_nobody_can_open_a_file_while_it_is_carried(
 
 
 async def test_a_server_that_starts_on_a_database_meanwhile_waits(
-    new_store: NewStore, clock: ManualClock
+    new_store: NewStore, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     source, target = new_store("18"), new_store("18")
     async with filled(source, clock):
@@ -348,13 +352,9 @@ async def test_a_server_that_starts_on_a_database_meanwhile_waits(
     def look(*_: object) -> None:
         asyncio.run_coroutine_threadsafe(start(), loop).result()
         for url in (source, target):
-            with psycopg.connect(url, autocommit=True) as database:
-                blocked = (
-                    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-                    " AND database = (SELECT oid FROM pg_database WHERE datname = %s)"
-                )
-                while not database.execute(blocked, [database.info.dbname]).fetchone()[0]:
-                    assert not any(task.done() for task in waiting)
+            told = f"s for {described(url)}: its tables are locked for a migration by pid "
+            while told not in caplog.text:
+                assert not any(task.done() for task in waiting)
 
         with psycopg.connect(source, autocommit=True) as database:
             database.execute("SET lock_timeout = '10ms'")
@@ -364,6 +364,27 @@ async def test_a_server_that_starts_on_a_database_meanwhile_waits(
     await asyncio.to_thread(migration.migrate_store, source, target, look)
     first, second = await asyncio.gather(*waiting)
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("name", "deed"),
+    [("outlast", "SELECT"), ("a pooler", "SELECT pg_advisory_lock(%s)")],
+    ids=["idle connection", "lock that was left"],
+)
+async def test_who_has_a_database_is_described(
+    name: str, deed: str, new_store: NewStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "_LOOKS", 1)
+    source, target = new_store(SQLITE), new_store("18")
+    async with SqliteStore.open(source, clock=clock):
+        pass
+    with psycopg.connect(target, application_name=name, autocommit=True) as session:
+        session.execute(deed.encode(), [LOCK] if "%s" in deed else None)
+        with pytest.raises(StoreOpenError) as refused:
+            await migrate(source, target)
+        pid = session.info.backend_pid
+    who = rf"and have poolers close the connections that they keep: pid {pid} \({name}, idle for "
+    assert re.search(rf"{who}[0-9]+ s\)$", refused.value.message)
 
 
 @pytest.mark.parametrize("kind", KINDS)

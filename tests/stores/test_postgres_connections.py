@@ -108,7 +108,7 @@ async def test_a_server_that_is_too_old_is_told(url, monkeypatch):
 
 
 async def test_many_nodes_may_make_the_tables_at_once(url):
-    secrets = await asyncio.gather(*(schema.prepare(url) for _ in range(8)))
+    secrets = await asyncio.gather(*(schema.prepare(url, TIMER) for _ in range(8)))
     assert len(set(secrets)) == 1
     assert len(secrets[0]) == 32
 

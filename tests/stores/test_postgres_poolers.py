@@ -14,8 +14,10 @@ from outlast.domain.status import Payload
 from outlast.domain.transitions import Succeeded
 from outlast.engine.clock import SystemClock
 from outlast.ports import Changes, OperationStore
+from outlast.server.migration import migrate_store
 from outlast.stores.postgres import PostgresStore
 from outlast.stores.postgres.schema import prepare
+from outlast.stores.sqlite import SqliteStore
 from outlast.testing.clock import ManualClock
 from outlast.testing.contract.claims import ClaimContract
 from outlast.testing.contract.driver import Driver
@@ -160,7 +162,7 @@ async def test_a_direct_address_of_another_database_is_refused(url, direct, cloc
 
 
 async def test_a_direct_address_of_a_copy_is_refused(url, direct, clock, postgres):
-    await prepare(direct)
+    await prepare(direct, TIMER)
     names = [psycopg.conninfo.conninfo_to_dict(direct)["dbname"], "a_copy"]
     postgres.execute("CREATE DATABASE {1} TEMPLATE {0}".format(*names))
     copy = postgres.url(names[1])
@@ -177,3 +179,19 @@ async def refuse_as_direct(direct: str, url: str, clock: ManualClock) -> None:
     with pytest.raises(StoreOpenError, match="are not the same database"):
         async with PostgresStore.open(url, timer=TIMER, clock=clock, direct=direct):
             pass
+
+
+@pytest.mark.parametrize("role", ["source", "target"])
+async def test_nothing_is_carried_through_a_pooler_and_nothing_is_left_in_it(
+    url, direct, tmp_path, role
+):
+    await prepare(direct, TIMER)
+    file = str(tmp_path / "operations.db")
+    async with SqliteStore.open(file, clock=TIMER):
+        pass
+    ends = (url, file) if role == "source" else (file, url)
+    with pytest.raises(StoreOpenError, match="is behind a connection pooler"):
+        await asyncio.to_thread(migrate_store, *ends, print)
+    with psycopg.connect(direct) as database:
+        locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+        assert database.execute(locks).fetchone() == (0,)

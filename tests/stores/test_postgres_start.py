@@ -2,16 +2,20 @@
 
 import asyncio
 import logging
+import re
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+import psycopg
 import pytest
 
 from outlast.domain.errors import StoreOpenError
 from outlast.engine.clock import SystemClock
 from outlast.stores.postgres import PostgresStore
+from outlast.stores.postgres.schema import LOCK_RETRY_SECONDS
+from outlast.stores.postgres.sessions import LOCK
 from tests.postgresql import CannotStartError, PostgresServer, installations
 
 STARTING_UP = (b"57P03", "das Datenbanksystem startet")
@@ -142,3 +146,39 @@ async def test_the_direct_address_is_waited_for_as_well(database):
     async with PostgresStore.open(url, timer=clock, direct=url, patience=patience):
         pass
     assert len(clock.slept) == 2
+
+
+@pytest.fixture
+def url(postgres: PostgresServer) -> Iterator[str]:
+    """Return the URL of an empty database."""
+    url = postgres.new_database()
+    yield url
+    postgres.drop(url)
+
+
+@pytest.fixture
+def holder(url: str) -> Iterator[psycopg.Connection]:
+    """Return a session that holds the lock under which tables are made."""
+    with psycopg.connect(url, application_name="the pooler", autocommit=True) as session:
+        session.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+        yield session
+
+
+@pytest.mark.parametrize(("patience", "least"), [(60, 60), (0, 10)])
+async def test_tables_that_stay_locked_are_given_up_in_time(url, holder, caplog, patience, least):
+    clock = OwnClock()
+    message = await refusal(url, clock, patience)
+    told = rf"its tables are locked for a migration by pid {holder.info.backend_pid} \(the pooler, "
+    assert re.search(rf"cannot be used after {least} s: {told}idle for [0-9]+ s\)$", message)
+    assert sum(clock.slept) == least
+    left = [
+        re.search(r"^waiting up to ([0-9]+) s for .*: its tables", it) for it in caplog.messages
+    ]
+    assert [int(it[1]) for it in left if it] == list(range(least, 0, -15))
+
+
+async def test_tables_that_are_unlocked_in_time_are_waited_for(url, holder):
+    clock = OwnClock({3: lambda: asyncio.to_thread(holder.close)})
+    async with PostgresStore.open(url, timer=clock) as store:
+        assert await store.stats() == []
+    assert clock.slept[:3] == [LOCK_RETRY_SECONDS] * 3

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Literal
 
 from outlast.domain.errors import ConfigurationError
+from outlast.engine.clock import SystemClock
 from outlast.stores.addresses import described
 from outlast.stores.archive import Archive, Refusal
 from outlast.stores.sqlite import archive as sqlite
@@ -80,5 +81,7 @@ def _opened(name: str, role: Literal["source", "target"]) -> AbstractContextMana
         raise ConfigurationError(
             f"{described(name)} needs psycopg: install the extra outlast[postgres]"
         ) from error
-    opened: AbstractContextManager[Archive] = getattr(postgres, role)(name)
+    opened: AbstractContextManager[Archive] = (
+        postgres.source(name) if role == "source" else postgres.target(name, SystemClock())
+    )
     return opened

@@ -9,23 +9,19 @@ import psycopg
 
 from outlast.domain.errors import StoreOpenError
 from outlast.domain.operation import Operation
+from outlast.ports import Clock
 from outlast.stores.addresses import described
 from outlast.stores.archive import Archive, Tables, uniqueness
 from outlast.stores.postgres import statements
 from outlast.stores.postgres.connection import parameters_of, translated_errors
-from outlast.stores.postgres.schema import LOCK, migrations, prepare
+from outlast.stores.postgres.schema import migrations, prepare
+from outlast.stores.postgres.sessions import LOCK, USERS, listed
 from outlast.stores.postgres.texts import digest_of, given, kept, operation_of, row_of
 from outlast.stores.rows import Row
 
 _LOOKS = 20
 """How often it is looked whether a database is used, a tenth of a second apart: who has just
 stopped may take a moment to be gone."""
-
-_USED = """
-SELECT count(*), pg_sleep(0.1) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid()
-    AND application_name IN ('outlast', current_setting('application_name'))
-"""
 
 
 @contextmanager
@@ -42,15 +38,16 @@ def source(url: str) -> Iterator[Archive]:
 
 
 @contextmanager
-def target(url: str) -> Iterator[Archive]:
+def target(url: str, timer: Clock) -> Iterator[Archive]:
     """Open a database to be written to, whose tables are made if they are not there.
 
+    `timer` is what pauses go by while somebody else makes them.
     Raises StoreOpenError if it cannot be a store, or a process of Outlast has it open.
     """
     place = described(url)
     with _alone(url, place):
         pass  # otherwise the next step would wait for who has it
-    asyncio.run(prepare(url))
+    asyncio.run(prepare(url, timer))
     with _alone(url, place) as connection:
         yield Archive(_Tables(connection))
 
@@ -66,18 +63,32 @@ def _alone(url: str, place: str) -> Iterator[psycopg.Connection[Any]]:
     except psycopg.Error as error:
         raise StoreOpenError(f"{place} cannot be opened: {str(error).strip()}") from error
     with connection, translated_errors(place):
+        _refuse_pooler(connection, place)
         connection.execute("SET statement_timeout = 0")
         connection.execute("SET idle_in_transaction_session_timeout = 0")
+        others: list[tuple[str]] = []
         for _ in range(_LOOKS):
             ((locked,),) = connection.execute("SELECT pg_try_advisory_lock(%s)", [LOCK])
-            ((others, _),) = connection.execute(_USED)
+            others = connection.execute(USERS, {"lock": LOCK}).fetchall()
             if locked and not others:
                 break
+            connection.execute("SELECT pg_sleep(0.1)")
         else:
             raise StoreOpenError(
-                f"{place} is open in another process; stop the servers that use it first"
+                f"{place} is open in another process; stop the servers that use it first, and "
+                f"have poolers close the connections that they keep: {listed(others)}"
             )
         yield connection
+
+
+def _refuse_pooler(connection: psycopg.Connection[Any], place: str) -> None:
+    """Refuse a connection that is not the database's own, before anything is left in its pool."""
+    ((pid,),) = connection.execute("SELECT pg_backend_pid()")
+    if pid != connection.info.backend_pid:
+        raise StoreOpenError(
+            f"{place} is behind a connection pooler, to whose next client a lock would be left; "
+            "give the database's own address"
+        )
 
 
 def _check_schema(connection: psycopg.Connection[Any], place: str) -> None:

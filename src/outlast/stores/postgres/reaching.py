@@ -52,7 +52,7 @@ async def reach(url: str, direct: str | None, timer: Clock, patience: timedelta)
 
 async def _until_up(url: str, timer: Clock, patience: timedelta) -> bool:
     """Return when a connection was accepted: whether a pooler did."""
-    waiting = _Waiting(described(url), timer.monotonic, patience.total_seconds())
+    waiting = Waiting(described(url), timer.monotonic, patience)
     was_up = False
     while True:
         try:
@@ -97,13 +97,13 @@ async def _require_same(url: str, direct: str) -> None:
         )
 
 
-class _Waiting:
+class Waiting:
     """How long has been waited for a database, and how that was told."""
 
-    def __init__(self, place: str, monotonic: Callable[[], float], seconds: float) -> None:
+    def __init__(self, place: str, monotonic: Callable[[], float], patience: timedelta) -> None:
         self._place = place
         self._monotonic = monotonic
-        self._seconds = seconds
+        self._seconds = patience.total_seconds()
         self._began = monotonic()
         self._next_log = 0.0
         self._waited = False

@@ -3,16 +3,22 @@
 import asyncio
 import secrets
 from collections.abc import Sequence
+from datetime import timedelta
 from importlib.resources import files
 
 import psycopg
 
 from outlast.domain.errors import StoreOpenError
+from outlast.ports import Clock
 from outlast.stores.addresses import described
 from outlast.stores.postgres.connection import MINIMUM_VERSION, connect, text_of
+from outlast.stores.postgres.reaching import Waiting
+from outlast.stores.postgres.sessions import HOLDERS, LOCK, listed
+from outlast.stores.postgres.transaction import Connection
 
-LOCK = 0x4F75746C61737400
-"""The key of the advisory lock under which one node at a time migrates."""
+LOCK_RETRY_SECONDS = 0.25
+LEAST_PATIENCE = timedelta(seconds=10)
+"""How long others that make the tables are waited for at the least: that takes a moment."""
 _SETTINGS = """
 CREATE TABLE IF NOT EXISTS outlast.settings (key text PRIMARY KEY, value bytea NOT NULL)
 """
@@ -22,13 +28,15 @@ INSERT INTO outlast.settings VALUES (%s, %s) ON CONFLICT (key) DO UPDATE SET val
 """
 
 
-async def prepare(url: str) -> bytes:
+async def prepare(url: str, timer: Clock, patience: timedelta = LEAST_PATIENCE) -> bytes:
     """Bring the schema up to date, all of it or nothing; return the store's secret.
 
-    Several nodes may do so at once. A schema that is newer is left as it is: migrations
-    keep what the version before them needs. Raises StoreOpenError.
+    Several nodes may do so at once: each waits for the others, and for who carries the
+    operations elsewhere, as long as `patience`. A schema that is newer is left as it is:
+    migrations keep what the version before them needs. Raises StoreOpenError.
     """
     place = described(url)
+    waiting = Waiting(place, timer.monotonic, max(patience, LEAST_PATIENCE))
     scripts = await asyncio.to_thread(migrations)
     try:
         async with await connect(url) as connection:
@@ -37,16 +45,27 @@ async def prepare(url: str) -> bytes:
                 raise StoreOpenError(
                     f"{place} is PostgreSQL {version // 10000}; 15 or newer is needed"
                 )
-            async with connection.transaction():
-                return await _migrate(connection, scripts, place)
+            while True:
+                async with connection.transaction():
+                    if await _try_lock(connection):
+                        return await _migrate(connection, scripts, place)
+                    cursor = await connection.execute(HOLDERS, {"lock": LOCK})
+                    holders = listed(await cursor.fetchall())
+                reason = f"its tables are locked for a migration by {holders}"
+                if not waiting.may_go_on(reason):
+                    raise waiting.failure(reason)
+                await timer.sleep(LOCK_RETRY_SECONDS)
     except psycopg.Error as error:
         raise StoreOpenError(f"{place} cannot be used: {text_of(error)}") from error
 
 
-async def _migrate(
-    connection: psycopg.AsyncConnection[tuple[bytes, ...]], scripts: Sequence[str], place: str
-) -> bytes:
-    await connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+async def _try_lock(connection: Connection) -> bool:
+    """Take the lock until the end of the transaction, unless somebody else has it."""
+    cursor = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", [LOCK])
+    return await cursor.fetchone() == (True,)
+
+
+async def _migrate(connection: Connection, scripts: Sequence[str], place: str) -> bytes:
     await connection.execute("CREATE SCHEMA IF NOT EXISTS outlast")
     await connection.execute(_SETTINGS)
     version = int(await _setting(connection, "schema") or b"0")
@@ -66,9 +85,7 @@ async def _migrate(
     return secret
 
 
-async def _setting(
-    connection: psycopg.AsyncConnection[tuple[bytes, ...]], key: str
-) -> bytes | None:
+async def _setting(connection: Connection, key: str) -> bytes | None:
     row = await (await connection.execute(_SETTING, [key])).fetchone()
     return None if row is None else bytes(row[0])
 

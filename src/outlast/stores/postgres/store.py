@@ -78,11 +78,11 @@ class PostgresStore(OperationStore):
 
         `timer` is what pauses go by. A `clock` replaces the database's, for tests. If `url`
         leads to a pooler of transactions, `direct` is the database's own address, for what
-        needs a session: hints and migrations. A database that is not up yet is waited for
-        as long as `patience`. Raises StoreOpenError.
+        needs a session: hints and migrations. A database that is not up yet, or that
+        another process migrates, is waited for as long as `patience`. Raises StoreOpenError.
         """
         prepared = await reach(url, direct, timer, patience)
-        secret = await prepare(direct or url)
+        secret = await prepare(direct or url, timer, patience)
         database = Database(url, timer, clock, CONNECTIONS, prepared=prepared)
         await database.open()
         feed = PostgresFeed(url, timer, direct=direct, prepared=prepared)
