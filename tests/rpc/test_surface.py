@@ -1,5 +1,6 @@
 """What a server shows of itself: services, methods, descriptors."""
 
+import asyncio
 import importlib
 import sys
 from contextlib import AsyncExitStack
@@ -228,5 +229,11 @@ async def test_no_service_is_healthy_while_the_server_stops(serving, connected):
             ]
             for watch in watches:
                 assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            # Who does not read when the server hangs up has no more to read.
+            following = [asyncio.ensure_future(watch.read()) for watch in watches]
+        for response in await asyncio.gather(*following):
+            assert response.status == health_pb2.HealthCheckResponse.NOT_SERVING
         for watch in watches:
-            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await watch.read()
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
