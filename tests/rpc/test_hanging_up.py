@@ -1,6 +1,8 @@
 """Servers that end: what becomes of calls that they have taken up, and of those that they have not."""
 
 import asyncio
+import errno
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -82,3 +84,18 @@ async def test_calls_that_are_not_taken_up_when_a_server_ends_may_be_tried_again
             await client.server.__aexit__(None, None, None)
             codes = await asyncio.gather(*map(asyncio.wrap_future, calls))
         assert set(codes) == {grpc.StatusCode.UNAVAILABLE}
+
+
+async def test_nobody_connects_any_more_to_a_server_that_hangs_up(serving, monkeypatch):
+    find, connected = app.connections_to, []
+
+    def found(address):
+        host, _, port = address.rpartition(":")
+        with socket.socket() as caller:
+            connected.append(caller.connect_ex((host, int(port))))
+        return find(address)
+
+    monkeypatch.setattr(app, "connections_to", found)
+    async with serving(ScriptService()) as client:
+        await client.server.__aexit__(None, None, None)
+    assert connected == [errno.ECONNREFUSED]

@@ -19,7 +19,7 @@ from outlast.domain.errors import ConfigurationError
 from outlast.engine.clock import SystemClock
 from outlast.ports import Clock
 from outlast.server.config import ServerConfig
-from outlast.server.connections import connections_to
+from outlast.server.connections import connections_to, stop_listening
 from outlast.server.listening import credentials, free_address
 from outlast.server.operations import Operations
 
@@ -220,7 +220,8 @@ class Server:
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._operations.close_calls()
-        # Found first: a caller who is hung up on comes again at once.
+        # A caller who is hung up on comes again at once.
+        await asyncio.to_thread(stop_listening, self.address)
         for connection in await asyncio.to_thread(connections_to, self.address):
             with connection, suppress(OSError):  # the caller was quicker
                 connection.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""The connections that callers have made, which gRPC keeps to itself."""
+"""The sockets of a server, which gRPC keeps to itself."""
 
 import os
 import socket
@@ -7,6 +7,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
+
+
+def stop_listening(address: str) -> None:
+    """Refuse further connections to an address where we listen; those that are made stay.
+
+    It blocks. gRPC takes it for an error and says so in its log, but has no other way.
+    """
+    for handle in _sockets():
+        with handle, suppress(OSError):  # it was closed by now
+            if handle.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and _is_at(
+                address, handle
+            ):
+                handle.shutdown(socket.SHUT_RDWR)
 
 
 def connections_to(address: str) -> Sequence[socket.socket]:
@@ -35,9 +48,13 @@ def _sockets() -> Iterator[socket.socket]:
 def _was_made_to(address: str, handle: socket.socket) -> bool:
     try:
         handle.getpeername()
-        here = handle.getsockname()
+        return _is_at(address, handle)
     except OSError:  # it listens, or its caller is gone
         return False
+
+
+def _is_at(address: str, handle: socket.socket) -> bool:
+    here = handle.getsockname()
     kind, _, rest = address.partition(":")
     if kind == "unix":
         return handle.family is socket.AF_UNIX and os.fsdecode(here) == unquote(rest)
