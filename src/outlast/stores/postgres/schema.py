@@ -45,6 +45,8 @@ async def prepare(url: str, timer: Clock, patience: timedelta = LEAST_PATIENCE) 
                 raise StoreOpenError(
                     f"{place} is PostgreSQL {version // 10000}; 15 or newer is needed"
                 )
+            # Whatever the database's default: who waited for others has to see what they did.
+            await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
             while True:
                 async with connection.transaction():
                     if await _try_lock(connection):
@@ -66,15 +68,16 @@ async def _try_lock(connection: Connection) -> bool:
 
 
 async def _migrate(connection: Connection, scripts: Sequence[str], place: str) -> bytes:
-    await connection.execute("CREATE SCHEMA IF NOT EXISTS outlast")
+    cursor = await connection.execute("SELECT to_regnamespace('outlast') IS NOT NULL")
+    if await cursor.fetchone() != (True,):  # a role may own it that must not make others
+        await connection.execute("CREATE SCHEMA outlast")
     await connection.execute(_SETTINGS)
-    version = int(await _setting(connection, "schema") or b"0")
+    version = await _number(connection, "schema", place)
     for script in scripts[version:]:
         await connection.execute(script.encode())
     if version < len(scripts):
         await connection.execute(_SET, ["schema", str(len(scripts)).encode()])
-    needed = int(await _setting(connection, "oldest_reader") or b"0")
-    if needed > len(scripts):
+    if await _number(connection, "oldest_reader", place) > len(scripts):
         raise StoreOpenError(
             f"{place} was migrated by a version of Outlast that this one cannot work beside;"
             " install that one"
@@ -83,6 +86,13 @@ async def _migrate(connection: Connection, scripts: Sequence[str], place: str) -
         secret = secrets.token_bytes(32)
         await connection.execute(_SET, ["secret", secret])
     return secret
+
+
+async def _number(connection: Connection, key: str, place: str) -> int:
+    value = await _setting(connection, key) or b"0"
+    if not value.isdigit():
+        raise StoreOpenError(f"{place} is damaged: {key} in outlast.settings is not a number")
+    return int(value)
 
 
 async def _setting(connection: Connection, key: str) -> bytes | None:
