@@ -1,16 +1,14 @@
 """Hints between processes, by LISTEN and NOTIFY on connections of their own."""
 
 import asyncio
-import json
 import logging
+import random
 import secrets
-from collections.abc import Sequence
-from contextlib import suppress
-
-import psycopg
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 
 from outlast.domain.operation import State
-from outlast.ports import Change, Clock
+from outlast.ports import Change, Clock, TimerHandle
 from outlast.stores.addresses import described
 from outlast.stores.feed import LocalFeed
 from outlast.stores.postgres.connection import connect
@@ -19,11 +17,22 @@ from outlast.stores.postgres.transaction import Connection
 
 CHANNEL = "outlast"
 RECONNECT_SECONDS = 1.0
+"""How long is waited until a connection is replaced, give or take a half of it."""
+CONNECT_SECONDS = 30.0
+"""How long connecting may take, to all the hosts that an address has."""
 CHECK_SECONDS = 15.0
 """How often a connection on which nothing is heard is tried."""
+ANSWER_SECONDS = 15.0
+"""How long the database may take to answer, before its connection is given up."""
+LEAVE_SECONDS = 1.0
+"""How long psycopg may take to cancel what is given up."""
+VAGUE_SECONDS = 1.0
+"""How much time is between hints that anything may have changed: they make everybody look."""
 
 _NOTIFY = "SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, %s)"
 """Hints need not be durable: no write has to wait for its turn at the disk because of one."""
+_STAY = "SET idle_session_timeout = 0"
+"""These sessions have nothing to say for long, which is no reason to end them."""
 _MAX_WAITING = 10_000
 """How many changes wait to be told before it is only told that there are some."""
 
@@ -51,6 +60,8 @@ class PostgresFeed(LocalFeed):
         self._news = asyncio.Event()
         self._told = asyncio.Event()
         self._told.set()
+        self._pause: TimerHandle | None = None
+        self._vague_again = False
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -67,6 +78,8 @@ class PostgresFeed(LocalFeed):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        if self._pause is not None:
+            self._pause.cancel()
 
     def tell(self, changes: Sequence[Change]) -> None:
         """Tell everybody of what has just been committed."""
@@ -89,20 +102,24 @@ class PostgresFeed(LocalFeed):
     async def _notify_forever(self) -> None:
         while True:
             try:
-                async with await connect(self._url, prepared=self._prepared) as connection:
+                async with _session(self._url, prepared=self._prepared) as connection:
+                    if self._prepared:  # a pooler's sessions are not ours to change
+                        await _execute(connection, _STAY)
                     while True:
                         await self._news.wait()
                         self._news.clear()
                         await self._notify(connection)
-            except psycopg.Error as error:
+            except Exception as error:  # noqa: BLE001  # nothing must end the task
                 self._vague = True  # what was under way may be lost
-                _log.warning("other servers are not told of changes, trying again: %s", error)
-                await self._clock.sleep(RECONNECT_SECONDS)
+                _log.warning(
+                    "other servers are not told of changes, trying again: %s", _text_of(error)
+                )
+                await self._before_reconnecting()
                 self._news.set()
 
     async def _notify(self, connection: Connection) -> None:
         while self._waiting or self._vague:
-            await connection.execute(_NOTIFY, [CHANNEL, self._next_payload()])
+            await _execute(connection, _NOTIFY, CHANNEL, self._next_payload())
         self._told.set()
 
     def _next_payload(self) -> str:
@@ -116,35 +133,77 @@ class PostgresFeed(LocalFeed):
     async def _listen_forever(self) -> None:
         while True:
             try:
-                async with await connect(self._listening_url) as connection:
-                    await connection.execute(f"LISTEN {CHANNEL}")
-                    self.publish(None)
+                async with _session(self._listening_url) as connection:
+                    await _execute(connection, _STAY)
+                    await _execute(connection, f"LISTEN {CHANNEL}")
+                    self._hear_vaguely()
                     while True:
                         await self._listen(connection)
-            except psycopg.Error as error:
+            except Exception as error:  # noqa: BLE001  # nothing must end the task
                 _log.warning(
                     "changes of other servers at %s are not heard, trying again: %s",
                     described(self._listening_url),
-                    error,
+                    _text_of(error),
                 )
-                await self._clock.sleep(RECONNECT_SECONDS)
+                await self._before_reconnecting()
+
+    async def _before_reconnecting(self) -> None:
+        """Wait, not as long as other servers do: they have lost theirs at the same time."""
+        await self._clock.sleep(RECONNECT_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311
 
     async def _listen(self, connection: Connection) -> None:
         """Hear for a while, then make sure that the connection is still there."""
         async for notification in connection.notifies(timeout=CHECK_SECONDS):
             self._hear(notification.payload)
-        async with asyncio.timeout(CHECK_SECONDS):
-            await connection.execute("SELECT 1")
+        await _execute(connection, "SELECT 1")
 
     def _hear(self, payload: str) -> None:
         if payload.startswith(self._prefix):
             return  # our own
-        try:
-            _, hints = json.loads(payload)
-            changes = unpacked(hints)
-        except (TypeError, ValueError):
-            changes = None  # whoever said that: there may be something
-        self.publish(changes)
+        _, _, hints = payload.partition(",")
+        changes = unpacked(hints.removesuffix("]"))
+        if changes is None:
+            self._hear_vaguely()
+        else:
+            self.publish(changes)
+
+    def _hear_vaguely(self) -> None:
+        """Say that anything may have changed: now, or when it was not said for a while."""
+        if self._pause is not None:
+            self._vague_again = True
+            return
+        self.publish(None)
+        self._pause = self._clock.call_later(VAGUE_SECONDS, self._end_pause)
+
+    def _end_pause(self) -> None:
+        self._pause = None
+        if self._vague_again:
+            self._vague_again = False
+            self._hear_vaguely()
+
+
+@asynccontextmanager
+async def _session(url: str, *, prepared: bool = True) -> AsyncIterator[Connection]:
+    """Yield a connection, which is closed without asking the database."""
+    async with asyncio.timeout(CONNECT_SECONDS):
+        connection = await connect(url, prepared=prepared)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def _execute(connection: Connection, statement: str, *parameters: str) -> None:
+    """Execute a statement; raise TimeoutError if there is no answer.
+
+    The first timeout has psycopg ask the database to cancel, the second one ends that.
+    """
+    async with asyncio.timeout(ANSWER_SECONDS + LEAVE_SECONDS), asyncio.timeout(ANSWER_SECONDS):
+        await connection.execute(statement.encode(), parameters or None)
+
+
+def _text_of(error: Exception) -> str:
+    return str(error) or ("no answer" if isinstance(error, TimeoutError) else repr(error))
 
 
 def _matters_elsewhere(change: Change) -> bool:

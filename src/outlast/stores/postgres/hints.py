@@ -8,7 +8,7 @@ from outlast.ports import Change, Changes
 
 _MAX_BYTES = 7_900
 """A notification holds less than 8,000 bytes; what is around the hints takes some."""
-
+_ALL_FLAGS = 3
 
 ANYTHING = "null"
 """The text of the hint that anything may have changed."""
@@ -36,15 +36,32 @@ def packed(waiting: MutableMapping[str, Change]) -> str:
     return f"[{','.join(hints)}]"
 
 
-def unpacked(hints: Sequence[tuple[str, str, int, Sequence[str]]] | None) -> Changes:
-    """Read what JSON has made of the text."""
-    if hints is None:
-        return None
-    return [
-        Change(name, method, State(state), bool(flags & 1), bool(flags & 2))
-        for method, state, flags, names in hints
-        for name in names
-    ]
+def unpacked(text: str) -> Changes:
+    """Read the hints that `packed` has written; None for any other text, whoever wrote it."""
+    try:
+        hints = json.loads(text)
+        if isinstance(hints, list):
+            return [change for group in hints for change in _changes(group)]
+    except (ValueError, RecursionError):
+        pass
+    return None
+
+
+def _changes(group: object) -> Sequence[Change]:
+    """Return the changes of one kind; raise ValueError if there are none to be read."""
+    match group:
+        case [str(method), str(state), int(flags), [*names]] if 0 <= flags <= _ALL_FLAGS:
+            kind = State(state), bool(flags & 1), bool(flags & 2)
+            return [Change(_text(name), _text(method), *kind) for name in names]
+    raise ValueError("not hints")
+
+
+def _text(value: object) -> str:
+    """Return what can be the name of something."""
+    if not isinstance(value, str) or not value:
+        raise ValueError("not a name")
+    value.encode()  # half a character raises UnicodeEncodeError, which is a ValueError
+    return value
 
 
 def _kind(change: Change) -> str:
