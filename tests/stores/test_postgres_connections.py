@@ -2,12 +2,18 @@
 
 import asyncio
 import logging
+import os
+import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
+from psycopg_pool import AsyncConnectionPool
+from psycopg_pool.base import AttemptWithBackoff
 
 from outlast.domain.errors import (
     ExclusiveConflictError,
@@ -15,11 +21,14 @@ from outlast.domain.errors import (
     StoreOpenError,
     StoreUnavailableError,
 )
-from outlast.domain.operation import State
+from outlast.domain.operation import Operation, State
 from outlast.domain.status import Payload
 from outlast.engine.clock import SystemClock
-from outlast.ports import Changes
+from outlast.ports import Change, Changes
 from outlast.stores.postgres import PostgresStore, connection, feed, schema
+from outlast.stores.postgres.feed import PostgresFeed
+from outlast.stores.postgres.store import CONNECTIONS
+from outlast.stores.postgres.transaction import Connection
 from outlast.testing.clock import ManualClock
 from outlast.testing.contract.driver import LEASE, Driver
 from tests.postgresql import PostgresServer
@@ -54,6 +63,33 @@ async def terminate(url: str, test: str) -> int:
             f" WHERE pid <> pg_backend_pid() AND datname = current_database() AND {test}"
         )
         return len(await found.fetchall())
+
+
+LISTENING = "query LIKE 'LISTEN%' OR query = 'SELECT 1'"
+FEEDING = f"{LISTENING} OR query LIKE '%pg_notify%' OR query LIKE '%idle_session_timeout%'"
+FORGED = """NOTIFY outlast, '["x",[["m","PENDING",0,["good"]]]]'"""
+
+
+TERMINATE_OTHERS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE pid <> pg_backend_pid() AND datname = current_database()
+"""
+
+
+async def until_read(store: PostgresStore, name: str) -> Operation:
+    """Read an operation, as often as it takes."""
+    while True:
+        with suppress(StoreUnavailableError):
+            return await store.get(name)
+
+
+async def others_of(session: Connection, test: str) -> set[int]:
+    """Return the numbers of the other sessions that a test of pg_stat_activity finds."""
+    found = await session.execute(
+        "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()"  # type: ignore[arg-type]
+        f" AND backend_type = 'client backend' AND datname = current_database() AND ({test})"
+    )
+    return {pid for (pid,) in await found.fetchall()}
 
 
 class Ear:
@@ -176,6 +212,51 @@ async def test_sessions_that_are_ended_are_replaced(url, store, clock):
                 pass
 
 
+async def test_sessions_that_were_ended_while_idle_disturb_no_call(url, store, clock):
+    operation = await Driver(store, clock).insert()
+    async with AsyncExitStack() as stack:
+        for _ in range(CONNECTIONS):
+            await stack.enter_async_context(store._database.reading())
+    async with await connection.connect(url) as other:
+        ended = await others_of(other, "true")
+        assert len(ended) >= CONNECTIONS
+        await other.execute(TERMINATE_OTHERS)
+        while ended & await others_of(other, "true"):
+            pass
+    for _ in range(2 * CONNECTIONS):
+        assert await store.get(operation.name) == operation
+
+
+async def test_a_database_is_tried_as_often_after_a_long_outage_as_after_a_short_one(
+    url, clock, monkeypatch, postgres
+):
+    monkeypatch.setattr(AttemptWithBackoff, "INITIAL_DELAY", 0.05)
+    monkeypatch.setattr(connection, "RECONNECT_TIMEOUT", timedelta(seconds=0.1))
+    pauses: list[float] = []
+    schedule = AsyncConnectionPool.schedule_task
+
+    async def record(pool: Any, task: Any, delay: float) -> None:
+        if "AddConnection" in type(task).__name__:
+            pauses.append(delay)
+        await schedule(pool, task, delay)
+
+    monkeypatch.setattr(AsyncConnectionPool, "schedule_task", record)
+    name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
+    async with PostgresStore.open(url, timer=TIMER, clock=clock) as store:
+        operation = await Driver(store, clock).insert()
+        async with await connection.connect(url) as other:
+            postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            await other.execute(TERMINATE_OTHERS)
+        try:
+            asking = [asyncio.create_task(until_read(store, operation.name)) for _ in range(3)]
+            while len(pauses) < 20:
+                await TIMER.sleep(0.01)
+            assert max(pauses) < 0.12
+        finally:
+            postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        assert await asyncio.gather(*asking) == [operation] * 3
+
+
 async def test_a_transaction_that_meets_another_one_is_run_again(url, store, clock):
     driver = Driver(store, clock)
     names = [(await driver.insert()).name for _ in range(2)]
@@ -239,6 +320,105 @@ async def test_a_listener_that_was_cut_off_says_that_something_may_have_been_mis
         await ear.until(name)
 
 
+async def test_a_flood_of_garbage_is_heard_once_a_second(url, clock):
+    ours = PostgresFeed(url, clock)
+    heard: list[Changes] = []
+    last = asyncio.Event()
+
+    def hear(changes: Changes) -> None:
+        heard.append(changes)
+        if changes is not None:
+            last.set()
+
+    ours.subscribe(hear)
+    ours.start()
+    try:
+        async with await connection.connect(url) as other:
+            while not await others_of(other, LISTENING):
+                pass
+            for text in ["x", "[" * 3_900, '["x",[["m","PENDING",0,[[]]]]]'] * 50:
+                await other.execute("SELECT pg_notify('outlast', %s)", [text])
+            await other.execute(FORGED)
+            async with asyncio.timeout(20):
+                await last.wait()
+        good = [Change("good", "m", State.PENDING)]
+        assert heard == [None, good]
+        await clock.advance(feed.VAGUE_SECONDS)
+        assert heard == [None, good, None]
+        await clock.advance(feed.VAGUE_SECONDS * 5)
+        assert heard == [None, good, None]
+    finally:
+        await ours.stop()
+
+
+async def test_what_stands_still_is_replaced(url, store, clock, monkeypatch):
+    """The sessions of the feed are stopped: nothing ends, and nothing answers any more."""
+    monkeypatch.setattr(feed, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(feed, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(feed, "LEAVE_SECONDS", 0.1)
+    monkeypatch.setattr(feed, "RECONNECT_SECONDS", 0.01)
+    ear = Ear(store)
+    await ear.until(None)
+    async with await connection.connect(url) as other:
+        await other.execute("LISTEN outlast")
+        while len(stopped := await others_of(other, FEEDING)) < 2:
+            pass
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            await Driver(store, clock).insert()
+            told = [it.pid async for it in other.notifies(timeout=30, stop_after=1)]
+            assert told
+            assert not stopped & set(told)
+            while not await others_of(other, LISTENING) - stopped:
+                pass
+            await other.execute(FORGED)
+            await ear.until("good")
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("error", [OSError("so"), RuntimeError("so"), TimeoutError()])
+async def test_no_error_ends_the_feed(url, store, clock, monkeypatch, error):
+    monkeypatch.setattr(feed, "RECONNECT_SECONDS", 0.01)
+    connect, left = feed.connect, [error] * 6
+
+    async def fail(*args, **options):
+        if left:
+            raise left.pop()
+        return await connect(*args, **options)
+
+    ear, driver = Ear(store), Driver(store, clock)
+    await ear.until(None)
+    monkeypatch.setattr(feed, "connect", fail)
+    async with await connection.connect(url) as other:
+        while left:
+            await terminate(url, f"pid <> {other.info.backend_pid}")
+            with suppress(StoreUnavailableError):
+                await driver.insert()
+        while not await others_of(other, LISTENING):
+            pass
+        ear.heard.clear()
+        await other.execute(FORGED)
+        await ear.until("good")
+
+
+async def test_a_database_that_ends_idle_sessions_leaves_those_of_the_feed(url, clock):
+    name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
+    async with await connection.connect(url) as other:
+        await other.execute(f"ALTER DATABASE {name} SET idle_session_timeout = 200".encode())
+        async with PostgresStore.open(url, timer=TIMER, clock=clock) as store:
+            operation = await Driver(store, clock).insert()
+            assert await store.get(operation.name) == operation
+            while len(feeding := await others_of(other, FEEDING)) < 2:
+                pass
+            while await others_of(other, f"NOT ({FEEDING})"):  # what the pool has is cut off
+                pass
+            assert await others_of(other, FEEDING) == feeding
+            assert await store.get(operation.name) == operation
+
+
 async def test_what_does_not_fit_into_a_notification_is_told_in_several(url, store, clock):
     ear = Ear(store)
     await ear.until(None)
@@ -275,6 +455,47 @@ async def test_a_name_that_cannot_be_kept_is_not_there(store):
         with pytest.raises(OperationNotFoundError):
             await store.request_cancel(name)
         assert await store.steps(name) == {}
+
+
+def by_environment(url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    return url
+
+
+def by_url(url: str, _: pytest.MonkeyPatch) -> str:
+    return f"{url}&client_encoding=LATIN1&options=-c%20client_encoding%3DLATIN1"
+
+
+def by_database(url: str, _: pytest.MonkeyPatch) -> str:
+    name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
+    with psycopg.connect(url, autocommit=True) as session:
+        session.execute(f"ALTER DATABASE {name} SET client_encoding = 'LATIN1'".encode())
+    return url
+
+
+@pytest.mark.parametrize("given", [by_environment, by_url, by_database])
+async def test_no_setting_has_texts_sent_as_anything_but_utf8(url, clock, monkeypatch, given):
+    url = await asyncio.to_thread(given, url, monkeypatch)
+    async with PostgresStore.open(url, timer=TIMER, clock=clock) as store:
+        driver = Driver(store, clock)
+        await driver.insert(exclusive_key="ключ €")
+        claim = await driver.claim_one()
+        await store.record_step(claim.lease, "é ключ", Payload("s", b"result"))
+        assert await store.steps(claim.operation.name) == {"é ключ": Payload("s", b"result")}
+        with pytest.raises(ExclusiveConflictError):
+            await driver.try_insert(exclusive_key="ключ €")
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+async def test_a_database_that_does_not_keep_every_text_is_refused(postgres, encoding):
+    postgres.execute("DROP DATABASE IF EXISTS other_texts")
+    postgres.execute(f"CREATE DATABASE other_texts ENCODING '{encoding}' TEMPLATE template0")
+    with pytest.raises(StoreOpenError, match=f"keeps texts as {encoding}: .* ENCODING 'UTF8'"):
+        async with PostgresStore.open(postgres.url("other_texts"), timer=TIMER):
+            pass
+    with psycopg.connect(postgres.url("other_texts")) as session:
+        assert session.execute("SELECT to_regnamespace('outlast')").fetchone() == (None,)
+    postgres.execute("DROP DATABASE other_texts WITH (FORCE)")
 
 
 # Durability.

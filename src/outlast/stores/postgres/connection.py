@@ -2,8 +2,9 @@
 
 import asyncio
 import re
+import select
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,7 +28,10 @@ IDLE_TIMEOUT = timedelta(seconds=5)
 CONNECT_TIMEOUT = timedelta(seconds=5)
 LOCK_TIMEOUT = timedelta(milliseconds=200)
 """How long many writes together wait for what others have locked."""
+RECONNECT_TIMEOUT = timedelta(seconds=2)
+"""How long the pool tries to connect, with pauses that double, until it begins anew."""
 
+_ENCODING = "UTF8"
 _PREPARE_AFTER = 5
 """How often a session gets a statement until it is prepared there."""
 _KEEPALIVES = {
@@ -60,7 +64,7 @@ def parameters_of(url: str) -> str:
         "connect_timeout": int(CONNECT_TIMEOUT.total_seconds()),
         **_KEEPALIVES,
     }
-    return conninfo.make_conninfo(**(ours | given))
+    return conninfo.make_conninfo(**(ours | given | {"client_encoding": _ENCODING}))
 
 
 def _is_ambiguous(url: str) -> bool:
@@ -70,10 +74,21 @@ def _is_ambiguous(url: str) -> bool:
 
 
 async def connect(url: str, *, prepared: bool = True) -> Connection:
-    """Open a connection of its own, which commits every statement by itself."""
-    return await AsyncConnection.connect(
+    """Open a connection of its own, which commits every statement by itself.
+
+    Raises StoreOpenError for a database that does not keep every text.
+    """
+    connection: Connection = await AsyncConnection.connect(
         parameters_of(url), autocommit=True, prepare_threshold=_threshold(prepared)
     )
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != _ENCODING:
+        await connection.close()
+        raise StoreOpenError(
+            f"{described(url)} keeps texts as {encoding}: a database that was created with "
+            f"ENCODING '{_ENCODING}' is needed"
+        )
+    return connection
 
 
 def _threshold(prepared: bool) -> int | None:
@@ -106,6 +121,8 @@ class Database:
             min_size=1,
             max_size=connections,
             timeout=CONNECT_TIMEOUT.total_seconds(),
+            reconnect_timeout=RECONNECT_TIMEOUT.total_seconds(),
+            reconnect_failed=_try_on,
             open=False,
             name="outlast",
             check=None,
@@ -129,7 +146,12 @@ class Database:
     async def reading(self) -> AsyncIterator[Connection]:
         """Yield a connection for statements that stand for themselves."""
         with translated_errors(self.place):
-            async with self._pool.connection() as connection:
+            async with AsyncExitStack() as stack:
+                connection = await stack.enter_async_context(self._pool.connection())
+                while _has_ended(connection):  # the pool replaces it
+                    await connection.close()
+                    await stack.aclose()
+                    connection = await stack.enter_async_context(self._pool.connection())
                 yield connection
 
     @asynccontextmanager
@@ -198,6 +220,21 @@ def _limits(lock_timeout: timedelta) -> list[str]:
     """Return the limits of a transaction."""
     limits = STATEMENT_TIMEOUT, IDLE_TIMEOUT, lock_timeout
     return [f"{it // timedelta(milliseconds=1)}ms" for it in limits]
+
+
+async def _try_on(pool: AsyncConnectionPool[Connection]) -> None:
+    """Have a pool that has given up connecting begin anew, for who waits for a connection."""
+    if pool.get_stats()["requests_waiting"]:  # so there is none that would have to be checked
+        await pool.check()
+
+
+def _has_ended(connection: Connection) -> bool:
+    """Whether the server has ended a session: it said something, though nothing was asked."""
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 async def _roll_back(connection: Connection) -> None:
