@@ -283,6 +283,7 @@ def test_a_debugging_person_is_shown_where_a_service_broke():
         (*GREETER, "--set", "max_pending"),
         (*GREETER, "--store", ""),
         (*GREETER, "--store", "memory"),
+        (*GREETER, "--store", "host=db password=hidden"),
         ("--service", "./greeting_service.py:Greeter"),
     ],
     ids=" ".join,
@@ -312,6 +313,9 @@ def test_listening_beyond_the_machine_needs_tls_or_a_promise(run):
 def test_what_is_easily_confused_is_refused_with_what_is_meant(run):
     stored = run("serve", *GREETER, "--store", "memory")
     assert "memory: has a colon" in stored.stderr
+    named = run("serve", *GREETER, "--store", "host=db password=hidden")
+    assert "postgresql://" in named.stderr
+    assert "hidden" not in named.stderr
     served = run("serve", "--service", "./a/greeting_service.py:Greeter")
     assert "a.greeting_service:Greeter" in served.stderr
 

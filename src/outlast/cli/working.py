@@ -23,6 +23,7 @@ from outlast.cli.parameters import (
 from outlast.domain.errors import ConfigurationError
 from outlast.engine.settings import EngineSettings
 from outlast.server.config import ServerConfig
+from outlast.stores.addresses import is_conninfo
 
 SCRIPT_SERVICE = "outlast_script:ScriptService"
 
@@ -230,4 +231,9 @@ def _check_store(store: str) -> None:
     if store == "memory":
         raise click.BadParameter(
             "memory: has a colon; for a file of this name give ./memory.", param_hint="'--store'"
+        )
+    if is_conninfo(store):
+        raise click.BadParameter(
+            "give the URL of a database, postgresql://…, and not its key words.",
+            param_hint="'--store'",
         )

@@ -11,7 +11,7 @@ from outlast.domain.checks import require
 from outlast.domain.errors import ConfigurationError
 from outlast.engine.clock import SteadyClock, SystemClock
 from outlast.ports import Clock, OperationStore
-from outlast.stores.addresses import described
+from outlast.stores.addresses import described, is_conninfo
 from outlast.stores.memory import MemoryStore
 from outlast.stores.sqlite import SqliteStore
 
@@ -63,6 +63,11 @@ def _local(name: str, clock: Clock) -> AbstractAsyncContextManager[OperationStor
     if "://" in name:
         raise ConfigurationError(
             f"there is no store for {described(name)!r}; name a file, {MEMORY} or a postgresql:// URL"
+        )
+    if is_conninfo(name):
+        raise ConfigurationError(
+            "a database is named by a postgresql:// URL, not by key words; "
+            "for a file of such a name give ./ before it"
         )
     return SqliteStore.open(name, clock=clock)
 

@@ -1,6 +1,14 @@
 """The addresses of databases, for persons."""
 
-from urllib.parse import parse_qs, urlsplit
+import re
+from urllib.parse import SplitResult, parse_qs, urlsplit
+
+_KEYWORD = re.compile(r"(?:^|\s)(?:host|hostaddr|dbname|user|password|passfile|service)\s*=")
+
+
+def is_conninfo(text: str) -> bool:
+    """Whether a text is what libpq takes besides URLs: `host=… password=…`."""
+    return _KEYWORD.search(text) is not None
 
 
 def described(url: str) -> str:
@@ -14,10 +22,25 @@ def described(url: str) -> str:
         host, port, user = parts.hostname, parts.port, parts.username
     except ValueError:  # the port is no number: it may be a password
         return unclear
-    if "@" in parts.path:  # what comes before it may be one, too
+    if _may_show_a_password(url, parts):
         return unclear
     host = host or ",".join(parse_qs(parts.query).get("host", []))
     place = f"{user}@" if user else ""
     place += f"[{host}]" if ":" in host else host
     place += f":{port}" if port else ""
     return f"{parts.scheme}://{place}{parts.path}"
+
+
+def _may_show_a_password(url: str, parts: SplitResult) -> bool:
+    """Whether there is what libpq may take for a password, and `urlsplit` for something else.
+
+    To libpq, the characters # and ? may be in one, and the first @ ends it.
+    """
+    after_authority = url.partition("://")[2][len(parts.netloc) :]
+    return (
+        "#" in url
+        or "@" in after_authority
+        or "=" in parts.netloc.rpartition("@")[2] + parts.path
+        or parts.netloc.count("@") > 1
+        or (parts.port is not None and after_authority.startswith("?"))
+    )

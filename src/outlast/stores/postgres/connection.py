@@ -69,8 +69,8 @@ def parameters_of(url: str) -> str:
 
 def _is_ambiguous(url: str) -> bool:
     """Whether a part of the password may be taken for the address, and shown as that."""
-    authority, _, path = url.partition("://")[2].partition("?")[0].partition("/")
-    return authority.count("@") > 1 or "@" in path
+    authority, _, rest = url.partition("://")[2].partition("/")
+    return authority.count("@") > 1 or "@" in rest.partition("?")[0]
 
 
 async def connect(url: str, *, prepared: bool = True) -> Connection:
