@@ -320,6 +320,7 @@ def test_a_retry_policy_that_leaves_nothing(options):
     ("config", "said"),
     [
         ({"store": "mysql://me:secret@there"}, "there is no store for 'mysql://me@there'"),
+        ({"store": "host=db password=secret"}, "named by a postgresql:// URL, not by key words"),
         ({"store": "memory:", "store_direct": "postgresql://db"}, "both have to be postgresql://"),
         ({"store": "postgresql://db", "store_direct": "a.db"}, "both have to be postgresql://"),
         ({"listen": "192.0.2.1:0"}, "cannot listen on 192.0.2.1:0"),
