@@ -25,7 +25,7 @@ class PointReader:
         """Return an operation; raise OperationNotFoundError if none is visible."""
         future: asyncio.Future[Operation] = asyncio.get_running_loop().create_future()
         self._asked[name].append(future)
-        if len(self._readers) < READERS:
+        if sum(not it.done() for it in self._readers) < READERS:  # an ended one reads no more
             reader = asyncio.create_task(self._read(), name="outlast-postgres-reader")
             self._readers.add(reader)
             reader.add_done_callback(self._readers.discard)
