@@ -13,6 +13,7 @@ from outlast.engine.leases import LeaseKeeper
 from outlast.engine.methods import Method
 from outlast.engine.running import Workload
 from outlast.engine.settings import EngineSettings
+from outlast.outages import Outage
 from outlast.ports import Change, Changes, Claims, Clock, OperationStore
 
 _log = logging.getLogger(__name__)
@@ -64,6 +65,9 @@ class Claimer:
         """Those of which one has ended while a claim was under way."""
         self._contentions = 0
         """How many claims in a row met one of another worker."""
+        self._outage = Outage(
+            _log, clock.monotonic, "no work can be claimed", "work can be claimed again"
+        )
 
     async def run(self, launch: Callable[[Claim, float], None]) -> None:
         """Claim until told to stop; hand on each claim with when it was asked for."""
@@ -130,11 +134,12 @@ class Claimer:
                 max_running=self._limits,
             )
         except StoreUnavailableError as error:
-            _log.warning("no work can be claimed, trying again: %s", error)
+            self._outage.on_failure(error)
             return _RETRY_PAUSE_SECONDS
         except Exception:  # noqa: BLE001  # a store's bug must not end the loop
             _log.exception("claiming failed, trying again")
             return poll
+        self._outage.on_success()
         for claim in claims.claims:
             launch(claim, asked_at)
         if claims.claims and self._hint_missed:
