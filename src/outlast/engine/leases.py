@@ -8,6 +8,7 @@ from outlast.domain.errors import OutlastError
 from outlast.domain.operation import Lease
 from outlast.engine.jumps import JumpWatch
 from outlast.engine.running import Running, StopReason, Workload
+from outlast.outages import Outage
 from outlast.ports import Clock, OperationStore, Renewal
 
 _log = logging.getLogger(__name__)
@@ -34,6 +35,9 @@ class LeaseKeeper:
         self._interval_seconds = lease.total_seconds() / 3
         self._tick_seconds = self._interval_seconds / 4
         self._margin_seconds = self._interval_seconds / 2
+        self._outage = Outage(
+            _log, clock.monotonic, "leases are not renewed", "leases are renewed again"
+        )
         self._now = asyncio.Event()
         self._locked: frozenset[Lease] = frozenset()
         self._jumps = JumpWatch(clock, lease)
@@ -105,11 +109,12 @@ class LeaseKeeper:
         try:
             renewal = await self._store.renew([it.lease for it in held], self._lease)
         except OutlastError as error:
-            _log.warning("leases are not renewed, trying again: %s", error)
+            self._outage.on_failure(error)
             return False
         except Exception:  # noqa: BLE001  # a store's bug must not end the loop
             _log.exception("renewing leases failed, trying again")
             return False
+        self._outage.on_success()
         until = asked_at + self._lease.total_seconds()
         for running in held:
             # What has ended meanwhile has no lease any more either; that is no refusal.

@@ -9,6 +9,7 @@ from enum import Enum, auto
 from outlast.domain.errors import OperationNotFoundError, StoreUnavailableError, TooManyWaitersError
 from outlast.domain.operation import Operation
 from outlast.engine.patience import absorb
+from outlast.outages import Outage
 from outlast.ports import Change, Changes, Clock, OperationStore
 
 _log = logging.getLogger(__name__)
@@ -47,6 +48,9 @@ class WaiterHub:
         self._max_waiters = max_waiters
         self._poll_seconds = poll_seconds
         self._chance = chance
+        self._outage = Outage(
+            _log, clock.monotonic, "waiters cannot be served", "waiters are served again"
+        )
         self._waiters: dict[str, dict[_Waiter, bool]] = {}  # answered in the order they came
         """With each, whether the operation was read since it came: a hint may be older."""
         self._count = 0
@@ -165,9 +169,11 @@ class WaiterHub:
             try:
                 await self._answer(asking)
             except StoreUnavailableError as error:
-                _log.warning("waiters could not be served, trying again: %s", error)
+                self._outage.on_failure(error)
                 await self._clock.sleep(1.0)
                 self._read_soon(asking)
+            else:
+                self._outage.on_success()
 
     async def _answer(self, asking: Mapping[str, Sequence[_Waiter]]) -> None:
         """Read operations and answer those of whose waiting that is the end.

@@ -1,6 +1,7 @@
 """Connections to the database: how they are opened, and what its errors mean."""
 
 import asyncio
+import logging
 import re
 import select
 from collections.abc import AsyncIterator, Iterator
@@ -32,6 +33,9 @@ RECONNECT_TIMEOUT = timedelta(seconds=2)
 """How long the pool tries to connect, with pauses that double, until it begins anew."""
 
 _ENCODING = "UTF8"
+# The pool warns of each connection that it loses. What that means here is logged by us.
+logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+
 _PREPARE_AFTER = 5
 """How often a session gets a statement until it is prepared there."""
 _KEEPALIVES = {

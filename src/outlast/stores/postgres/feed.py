@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from outlast.domain.operation import State
+from outlast.outages import Outage
 from outlast.ports import Change, Clock, TimerHandle
 from outlast.stores.addresses import described
 from outlast.stores.feed import LocalFeed
@@ -60,6 +61,19 @@ class PostgresFeed(LocalFeed):
         self._news = asyncio.Event()
         self._told = asyncio.Event()
         self._told.set()
+        others = f"other servers at {described(self._listening_url)}"
+        self._untold = Outage(
+            _log,
+            clock.monotonic,
+            f"{others} are not told of changes",
+            f"{others} are told of changes again",
+        )
+        self._unheard = Outage(
+            _log,
+            clock.monotonic,
+            f"changes of {others} are not heard",
+            f"changes of {others} are heard again",
+        )
         self._pause: TimerHandle | None = None
         self._vague_again = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -111,15 +125,14 @@ class PostgresFeed(LocalFeed):
                         await self._notify(connection)
             except Exception as error:  # noqa: BLE001  # nothing must end the task
                 self._vague = True  # what was under way may be lost
-                _log.warning(
-                    "other servers are not told of changes, trying again: %s", _text_of(error)
-                )
+                self._untold.on_failure(_text_of(error))
                 await self._before_reconnecting()
                 self._news.set()
 
     async def _notify(self, connection: Connection) -> None:
         while self._waiting or self._vague:
             await _execute(connection, _NOTIFY, CHANNEL, self._next_payload())
+            self._untold.on_success()
         self._told.set()
 
     def _next_payload(self) -> str:
@@ -136,15 +149,12 @@ class PostgresFeed(LocalFeed):
                 async with _session(self._listening_url) as connection:
                     await _execute(connection, _STAY)
                     await _execute(connection, f"LISTEN {CHANNEL}")
+                    self._unheard.on_success()
                     self._hear_vaguely()
                     while True:
                         await self._listen(connection)
             except Exception as error:  # noqa: BLE001  # nothing must end the task
-                _log.warning(
-                    "changes of other servers at %s are not heard, trying again: %s",
-                    described(self._listening_url),
-                    _text_of(error),
-                )
+                self._unheard.on_failure(_text_of(error))
                 await self._before_reconnecting()
 
     async def _before_reconnecting(self) -> None:
