@@ -62,7 +62,7 @@ async def measure(server: DatabaseServer, *, quick: bool) -> None:
         stores: dict[int, tuple[PostgresStore, psycopg.Connection[Any]]] = {}
         for count in (few, many):
             url = stack.enter_context(server.database())
-            await schema.prepare(url)
+            await schema.prepare(url, SystemClock())
             connection = stack.enter_context(psycopg.connect(url, autocommit=True))
             began = time.monotonic()
             _fill(connection, count, pending=False)

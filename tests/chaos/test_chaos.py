@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.interrupts import interrupts_heeded
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
@@ -23,14 +25,15 @@ def chaos(tmp_path):
     def chaos(seconds, *options):
         command = [sys.executable, "-m", "tests.chaos", "--seconds", str(seconds), "--seed", "7"]
         command += options
-        return subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | {"TMPDIR": str(tmp_path)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        with interrupts_heeded():
+            return subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ | {"TMPDIR": str(tmp_path)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
 
     return chaos
 

@@ -20,6 +20,7 @@ from outlast.cli.exit_codes import ExitCode
 from outlast.stores.sqlite import SqliteStore
 from outlast.testing.clock import ManualClock
 from outlast.testing.contract.driver import Driver
+from tests.interrupts import interrupts_heeded
 
 NAME = "operations/a"
 SECONDS = 30
@@ -53,19 +54,6 @@ class Terminal:
             return False
         self.shown += ESCAPES.sub("", data.decode())
         return bool(data)
-
-
-@contextmanager
-def interrupts_heeded() -> Iterator[None]:
-    """Have processes heed interrupts, as those that a person starts.
-
-    Shells have what they run in the background ignore them, and who is started inherits that.
-    """
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -371,3 +371,20 @@ async def test_what_stays_locked_is_stopped_before_its_lease_ends_and_nothing_el
     await world.clock.advance(LEASE.total_seconds())
     operation = await world.get(other)
     assert (operation.state, operation.attempt) == ("RUNNING", 1)
+
+
+@pytest.mark.usefixtures("engine")
+async def test_nothing_is_written_after_an_attempt_while_its_outcome_is_on_its_way(world, handler):
+    name = await world.begin()
+    world.store.inject(Fault(delay_before=3600), "finish")
+    handler.let_go.set()
+    await world.clock.advance(0)
+    writes = world.store.calls["record_progress"]
+    with pytest.raises(LeaseLostError):
+        await handler.contexts[0].report(None, Payload("m", b"late"))
+    with pytest.raises(LeaseLostError):
+        await handler.contexts[0].record_step("late", Payload("s"))
+    with pytest.raises(LeaseLostError):
+        await handler.contexts[0].recorded_step("late")
+    assert world.store.calls["record_progress"] == writes
+    assert await world.state(name) == "RUNNING"

@@ -50,6 +50,11 @@ class ExecutionContext:
         self._chance = chance
         self._steps: dict[str, Payload] | None = None
         self._used_keys: set[str] = set()
+        self._closed = False
+
+    def close(self) -> None:
+        """Refuse what is written from now on: the attempt is over, its outcome is on its way."""
+        self._closed = True
 
     async def report(self, progress: Progress | None, metadata: Payload) -> None:
         """Record progress and the service's own metadata, durably.
@@ -63,6 +68,7 @@ class ExecutionContext:
             size += len(text.encode(errors="surrogatepass"))
         if size > limit:
             raise PayloadTooLargeError("metadata", size, limit)
+        self._require_open()
         await self._patiently(lambda: self._store.record_progress(self._lease, progress, metadata))
 
     async def recorded_step(self, key: str) -> Payload | None:
@@ -86,6 +92,7 @@ class ExecutionContext:
         limit = self._settings.max_step_bytes
         if len(result.value) > limit:
             raise PayloadTooLargeError(f"the result of step {key!r}", len(result.value), limit)
+        self._require_open()
         await self._patiently(lambda: self._store.record_step(self._lease, key, result))
 
     async def try_step_again(
@@ -129,8 +136,15 @@ class ExecutionContext:
         """Run a function in a process, which is killed when this attempt is cancelled."""
         return await self._processes.run(function, *args)
 
+    def _require_open(self) -> None:
+        """Raise LeaseLostError if the attempt is over."""
+        if self._closed:
+            self.on_refused()
+            raise LeaseLostError(self.operation.name, self._lease.epoch)
+
     def _require_lease(self) -> None:
         """Raise LeaseLostError if time has run out unnoticed, as it does for a frozen process."""
+        self._require_open()
         if self._clock.monotonic() >= self.lease_until:
             self.on_refused()
             raise LeaseLostError(self.operation.name, self._lease.epoch)

@@ -224,6 +224,7 @@ class Executor:
                 outcome = None if running.lease_lost else Failed(UNEXPECTED)
             await self._absorb_cancellation(running)
             running.settled = True
+            running.context.close()
             if outcome is not None and not running.abandoned:
                 await self._writer.write(running, outcome)
         finally:
@@ -281,6 +282,7 @@ class Executor:
         if running.settled or running.abandoned:
             return
         running.abandoned = True
+        running.context.close()
         _log.error("the handler of operation %s does not stop; it is abandoned", running.lease.name)
         if not self._giving_back:
             self._tell_if_stuck(running.method)
